@@ -1,0 +1,193 @@
+"""The gateway through supabase-py, with its own silent retries off and every foreign error given our name."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import httpx
+from postgrest import APIError
+from supabase import Client, ClientOptions
+from supabase.client import create_client
+
+from provision import __version__
+from provision.errors import ApiError, ProvisionError, Refused, TargetError, Unreachable
+from provision.fixtures import schema as openapi
+from provision.fixtures.schema import Schema
+from provision.gateway import BatchTooLarge, Filter, Row
+from provision.gateway.retry import Notify, Transient, policy
+from provision.target import Target
+
+PAGE = 1000
+_TIMEOUT = httpx.Timeout(70, connect=10)
+_PASSING = {"40001", "40P01", "55P03", "53300", "57P01", "PGRST000", "PGRST001", "PGRST002", "PGRST003"}
+_SCHEMA_CACHE = {"PGRST202", "PGRST204", "PGRST205"}
+_PASSING_STATUS = {408, 429, 502, 503, 504, 520, 521, 522, 523, 524, 544}
+_RESTRICTED = {402: "the project is restricted (quota or billing)", 540: "the project is paused"}
+
+T = TypeVar("T")
+_Query = Any  # supabase-py's builders share methods, not a type
+
+
+class SupabaseGateway:
+    """One supabase-py client; not for two threads at once."""
+
+    def __init__(self, target: Target, *, notify: Notify, sleep: Callable[[float], None] | None = None) -> None:
+        self._target = target
+        self._response: httpx.Response | None = None
+        self._http = httpx.Client(
+            timeout=_TIMEOUT,
+            verify=ssl.create_default_context(cafile=target.ca_file) if target.ca_file else True,
+            follow_redirects=False,
+            headers={"User-Agent": f"provision/{__version__}"},
+            event_hooks={"response": [self._remember]},
+        )
+        options = ClientOptions(
+            schema=target.schema,
+            postgrest_client_retry=False,
+            httpx_client=self._http,
+            auto_refresh_token=False,
+            persist_session=False,
+        )
+        self._client: Client = create_client(target.url, target.key.reveal(), options)
+        self._retrying = policy(notify, **({} if sleep is None else {"sleep": sleep}))
+
+    def _remember(self, response: httpx.Response) -> None:
+        self._response = response
+
+    def close(self) -> None:
+        self._http.close()
+
+    def schema(self) -> Schema:
+        def read() -> Schema:
+            response = self._http.get(f"{self._target.url}/rest/v1/", headers=self._target.headers)
+            if not response.is_success:
+                raise APIError(_body(response))
+            return openapi.from_openapi(response.json())
+
+        try:
+            return self._call("the API's schema", read)
+        except (KeyError, TypeError, ValueError):
+            raise TargetError(
+                f"{self._target.url}/rest/v1/ did not answer with an OpenAPI document.",
+                hint="Check that SUPABASE_URL is a Supabase project and that its Data API is on.",
+            ) from None
+
+    def insert(self, table: str, rows: Sequence[Row], *, key: str) -> None:
+        def write() -> None:
+            self._client.table(table).upsert(
+                list(rows), returning="minimal", ignore_duplicates=True, on_conflict=key, default_to_null=False
+            ).execute()
+
+        self._call(f"insert into {table}", write)
+
+    def count(self, table: str, where: Sequence[Filter]) -> int:
+        def read() -> int:
+            column = where[0].column if where else "*"
+            query = self._client.table(table).select(column, count="exact").limit(1)
+            return _filtered(query, where).execute().count or 0
+
+        return self._call(f"count of {table}", read)
+
+    def select(self, table: str, columns: Sequence[str], where: Sequence[Filter], *, key: str) -> Iterator[Row]:
+        last: Sequence[Filter] = ()
+        names = ",".join(dict.fromkeys([key, *columns]))
+        while True:
+            page = self._page(table, names, [*where, *last], key)
+            yield from page
+            if not page:
+                return
+            last = (Filter(key, "gt", page[-1][key]),)
+
+    def _page(self, table: str, names: str, where: Sequence[Filter], key: str) -> list[Row]:
+        def read() -> list[Row]:
+            query = _filtered(self._client.table(table).select(names), where)
+            rows: list[Row] = query.order(key).limit(PAGE).execute().data
+            return rows
+
+        return self._call(f"read of {table}", read)
+
+    def delete(self, table: str, where: Sequence[Filter]) -> int:
+        if not where:
+            raise ValueError("a delete without a condition")
+
+        def remove() -> int:
+            query = self._client.table(table).delete(count="exact", returning="minimal")
+            return _filtered(query, where).execute().count or 0
+
+        return self._call(f"delete from {table}", remove)
+
+    def _call(self, what: str, action: Callable[[], T]) -> T:
+        """Run one request under the retry policy, its errors mapped."""
+
+        def attempt() -> T:
+            self._response = None
+            try:
+                return action()
+            except APIError as error:
+                raise classify(what, error, self._response) from None
+            except httpx.HTTPError as error:
+                raise unreachable(what, self._target.url, error) from None
+
+        return self._retrying(attempt)
+
+
+def _filtered(query: _Query, where: Sequence[Filter]) -> _Query:
+    for column, operator, value in where:
+        if operator == "in":
+            query = query.in_(column, value)
+        elif operator == "is" or value is None:
+            query = query.is_(column, value)
+        else:
+            query = query.filter(column, operator, str(value).lower() if isinstance(value, bool) else value)
+    return query
+
+
+def _body(response: httpx.Response) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    return body if isinstance(body, dict) else {"message": response.reason_phrase, "code": str(response.status_code)}
+
+
+def classify(what: str, error: APIError, response: httpx.Response | None) -> Exception:
+    """What an API's refusal means for a provisioning request (`what`): retry, fewer rows, or a named end."""
+    status = response.status_code if response is not None else 0
+    sqlstate, message = error.code or "", (error.message or "").strip() or "no message"
+    words = f"{what}: {message}" + (f" ({sqlstate})" if sqlstate else "")
+    if status in _RESTRICTED:
+        return Refused(f"{what}: {_RESTRICTED[status]}.", hint="Open the project's dashboard.")
+    if sqlstate == "57014" or status == 413:
+        return BatchTooLarge(words, sqlstate=sqlstate, status=status)
+    if status == 401 or sqlstate.startswith("PGRST30"):
+        return Refused(f"{what}: the API does not accept the key: {message}", hint="Check SUPABASE_SECRET_KEY.")
+    if sqlstate == "42501":
+        return Refused(words, hint=error.hint or "Grant the table to service_role (GRANT … TO service_role).")
+    final = ApiError(words, sqlstate=sqlstate, status=status, hint=_hint(error))
+    if sqlstate in _SCHEMA_CACHE:
+        return Transient(f"{words} (the schema cache may be stale)", final, retry_after=1.0)
+    if sqlstate in _PASSING or sqlstate.startswith("08") or status in _PASSING_STATUS:
+        return Transient(f"{what}: HTTP {status} {message}"[:160], final, _retry_after(response))
+    return final
+
+
+def _hint(error: APIError) -> str:
+    return " ".join(str(part) for part in (error.details, error.hint) if part)[:400]
+
+
+def _retry_after(response: httpx.Response | None) -> float | None:
+    value = response.headers.get("Retry-After", "") if response is not None else ""
+    return float(value) if value.isdigit() else None
+
+
+def unreachable(what: str, url: str, error: httpx.HTTPError) -> Exception:
+    """What a failed exchange means; every verb is idempotent, so all but certificate errors may be tried again."""
+    reason = str(error) or type(error).__name__
+    final: ProvisionError = Unreachable(
+        f"{url} does not answer ({what}: {reason}).", hint="Check SUPABASE_URL and that the project is running."
+    )
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        return Unreachable(f"{url}: the certificate is not trusted.", hint="Name its CA with PROVISION_CA_FILE.")
+    return Transient(f"{what}: {reason}", final)

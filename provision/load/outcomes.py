@@ -1,0 +1,159 @@
+"""What a reply means for the ticket: named once, by the scenario's rules first, then by PostgREST's error codes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from provision.load.spec import Rule
+    from provision.load.wire import Reply
+
+
+class Outcome(StrEnum):
+    """The third outcome, `unknown`, is a request that was sent and whose effect the reply does not tell."""
+
+    ADMITTED = "admitted"
+    ALREADY_USED = "already_used"
+    BUSY = "busy"
+    CONFLICT = "conflict"
+    NOT_FOUND = "not_found"
+    REFUSED = "refused"
+    UNAUTHORISED = "unauthorised"
+    RATE_LIMITED = "rate_limited"
+    OVERLOAD = "overload"
+    ERROR = "error"
+    NOT_SENT = "not_sent"
+    UNKNOWN = "unknown"
+    UNCLASSIFIED = "unclassified"
+
+
+OUTCOMES = tuple(Outcome)
+NUMBER = {outcome: number for number, outcome in enumerate(OUTCOMES)}
+NAMEABLE = frozenset(str(o) for o in OUTCOMES) - {"not_sent", "unknown", "unclassified"}
+"""The outcomes that a scenario file may name; the others follow from the wire."""
+FAILURES = frozenset(OUTCOMES) - {Outcome.ADMITTED, Outcome.ALREADY_USED, Outcome.BUSY, Outcome.CONFLICT}
+"""The outcomes that count as errors of the rehearsal: our tickets exist and our key is right."""
+
+_BY_CODE: Mapping[str, Outcome] = {
+    "55P03": Outcome.BUSY,
+    "40001": Outcome.CONFLICT,
+    "40P01": Outcome.CONFLICT,
+    "23505": Outcome.CONFLICT,
+    "42501": Outcome.UNAUTHORISED,
+    "PGRST301": Outcome.UNAUTHORISED,
+    "PGRST302": Outcome.UNAUTHORISED,
+    "PGRST303": Outcome.UNAUTHORISED,
+    "53300": Outcome.OVERLOAD,
+    "PGRST000": Outcome.OVERLOAD,
+    "PGRST001": Outcome.OVERLOAD,
+    "PGRST002": Outcome.OVERLOAD,
+    "PGRST003": Outcome.OVERLOAD,
+    "57P01": Outcome.UNKNOWN,
+}
+_BY_STATUS: Mapping[int, Outcome] = {
+    401: Outcome.UNAUTHORISED,
+    402: Outcome.REFUSED,
+    408: Outcome.UNKNOWN,
+    429: Outcome.RATE_LIMITED,
+    502: Outcome.UNKNOWN,
+    503: Outcome.OVERLOAD,
+    504: Outcome.UNKNOWN,
+    540: Outcome.REFUSED,
+    544: Outcome.UNKNOWN,
+    **{status: Outcome.UNKNOWN for status in range(520, 528)},
+}
+
+_NOTHING = object()
+Matcher = Callable[[int, Any], bool]
+Classifier = Callable[["Reply"], Outcome]
+
+
+def classifier(rules: Mapping[str, Rule | Sequence[Rule]]) -> Classifier:
+    """A function that names the outcome of a wire reply; the first rule that matches decides."""
+    matchers: list[tuple[Outcome, Matcher]] = [
+        (Outcome(name), _matcher(rule))
+        for name, given in rules.items()
+        for rule in (given if isinstance(given, list | tuple) else [given])
+    ]
+
+    def classify(reply: Reply) -> Outcome:
+        if reply.fault is not None:
+            return Outcome.NOT_SENT if reply.fault == "not_sent" else Outcome.UNKNOWN
+        value = decode(reply.body)
+        for outcome, matches in matchers:
+            if matches(reply.status, value):
+                return outcome
+        return _by_convention(reply.status, value)
+
+    return classify
+
+
+def decode(body: bytes) -> Any:
+    """The JSON of a reply, the only row of an array of one row in its place; a private object when it is no JSON."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return _NOTHING
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def look_up(value: Any, path: str) -> Any:
+    """What stands at a dotted path of decoded JSON (`.`: the whole); a private object when nothing does."""
+    if path == ".":
+        return value
+    for step in path.split("."):
+        if isinstance(value, dict):
+            value = value.get(step, _NOTHING)
+        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return _NOTHING
+    return value
+
+
+def _matcher(rule: Rule) -> Matcher:
+    test = _test(rule)
+
+    def matches(status: int, value: Any) -> bool:
+        if rule.status is not None and rule.status != status:
+            return False
+        return rule.path is None or test(look_up(value, rule.path))
+
+    return matches
+
+
+def _test(rule: Rule) -> Callable[[Any], bool]:
+    if rule.matches is not None:
+        search = re.compile(rule.matches).search
+        return lambda found: isinstance(found, str) and search(found) is not None
+    if rule.one_of is not None:
+        return lambda found: any(_same(found, wanted) for wanted in rule.one_of or ())
+    return lambda found: _same(found, rule.equals)
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    """Equal as JSON values are: `true` is not 1."""
+    return found is not _NOTHING and found == wanted and isinstance(found, bool) == isinstance(wanted, bool)
+
+
+def _by_convention(status: int, value: Any) -> Outcome:
+    """The outcome of a reply that no rule names, from PostgREST's code or the HTTP status."""
+    code = value.get("code") if isinstance(value, dict) else None
+    if status >= 400 and isinstance(code, str):
+        if code in _BY_CODE:
+            return _BY_CODE[code]
+        if code.startswith("08"):
+            return Outcome.UNKNOWN
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    if 300 <= status < 400:
+        return Outcome.REFUSED
+    if status >= 500:
+        return Outcome.ERROR if isinstance(code, str) else Outcome.UNKNOWN
+    if isinstance(code, str) and re.fullmatch(r"(2[23]|42|PGRST)\w+", code):
+        return Outcome.ERROR
+    return Outcome.UNCLASSIFIED

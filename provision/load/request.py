@@ -1,0 +1,47 @@
+"""Requests encoded once: the bytes around the tokens are fixed, the ticket's bytes are spliced in for each scan."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from provision.errors import ScenarioError
+from provision.load.spec import Request
+from provision.load.wire import Origin, request_bytes, request_head
+from provision.yamlfile import unknown
+
+_TOKEN = re.compile(r"\{([a-z_]+(?:\.[A-Za-z_][A-Za-z0-9_]*)?)\}")
+_FIXED = frozenset({"vu", "iter", "round", "run", "event.id", "scanner.id"})
+
+
+class Template:
+    """A request whose `{tokens}` are still open."""
+
+    __slots__ = ("_head", "_parts", "tokens")
+
+    def __init__(self, request: Request, origin: Origin, headers: Mapping[str, str], fields: frozenset[str]) -> None:
+        """`headers` carry the key; `fields` are those of a ticket. ScenarioError for a token that means nothing."""
+        common = {"Accept": "application/json", "Content-Type": "application/json"}
+        path = f"/rest/v1/rpc/{request.rpc}"
+        self._head = request_head("POST", path, common | dict(headers) | request.headers, origin.authority)
+        source = json.dumps(request.args, ensure_ascii=False, separators=(",", ":"))
+        pieces = _TOKEN.split(source)
+        self.tokens = tuple(pieces[1::2])
+        valid = _FIXED | {f"ticket.{name}" for name in fields}
+        for token in self.tokens:
+            if token not in valid:
+                raise ScenarioError(f"request.args: {unknown('token', token, valid)}")
+        self._parts = [piece.encode() if index % 2 == 0 else piece for index, piece in enumerate(pieces)]
+
+    def render(self, values: Mapping[str, str | int]) -> bytes:
+        """The whole request, its tokens taken from `values`."""
+        body = b"".join(part if isinstance(part, bytes) else _escaped(values[part]) for part in self._parts)
+        return request_bytes(self._head, body)
+
+
+def _escaped(value: Any) -> bytes:
+    """A value as it stands inside a JSON string."""
+    return json.dumps(str(value), ensure_ascii=False)[1:-1].encode()
+

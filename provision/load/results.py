@@ -1,0 +1,143 @@
+"""What a run leaves: one fixed-size record per request, and what was seen of the races and of the generator itself."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from provision.load.outcomes import OUTCOMES, Outcome
+
+_RECORD = struct.Struct("<HBxHxxIIiiqqqqI4x")
+SIZE = _RECORD.size
+NO_TICKET = 0xFFFFFFFF
+"""The ticket number of a request for a ticket that does not exist."""
+NO_ROUND = -1
+CANARY = "canary"
+"""The part of a run that asks a few questions before the load; it is judged, not measured."""
+
+
+class Record(NamedTuple):
+    """One request. Times are ns since the run began: due, sent (0: never), first and last byte of the reply."""
+
+    part: int
+    outcome: int
+    status: int
+    vu: int
+    iteration: int
+    round: int
+    ticket: int
+    due: int
+    sent: int
+    first: int
+    last: int
+    received: int
+
+    @property
+    def named(self) -> Outcome:
+        return OUTCOMES[self.outcome]
+
+
+def pack(record: Record) -> bytes:
+    """The record as it stands in `results.bin`."""
+    part, outcome, status, vu, iteration, round_, ticket, due, sent, first, last, received = record
+    return _RECORD.pack(part, outcome, status, vu, iteration, round_, _signed(ticket), due, sent, first, last, received)
+
+
+def _signed(ticket: int) -> int:
+    return -1 if ticket == NO_TICKET else ticket
+
+
+def _unpack(fields: tuple[int, ...]) -> Record:
+    record = Record(*fields)
+    return record._replace(ticket=NO_TICKET) if record.ticket == -1 else record
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A named part of a run: a scenario of the file, the controls around a race, or the canary."""
+
+    name: str
+    executor: str
+    vus: int
+    measured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One release of a race: `spread` is the ns between the first and the last send, `overlap` how many requests were
+    in flight before the first reply."""
+
+    part: str
+    number: int
+    ticket: int
+    mode: str
+    spread: int
+    overlap: int
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generator:
+    """How the tool itself fared: CPU share of one core and lateness of its loop, in ms."""
+
+    cpu: float
+    lag_p50: float
+    lag_p99: float
+    lag_max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One reply kept for the user's eyes: the first of each outcome that is no success."""
+
+    outcome: str
+    status: int
+    body: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A whole run. `tickets[n]` is the id of the ticket that records call n."""
+
+    started: str
+    elapsed: float
+    parts: tuple[Part, ...]
+    tickets: tuple[str, ...]
+    rounds: tuple[Round, ...]
+    generator: Generator
+    samples: tuple[Sample, ...]
+    connections: int
+    bytes_sent: int
+    exhausted: tuple[str, ...]
+    interrupted: bool
+    journal: bytes
+
+    def __len__(self) -> int:
+        return len(self.journal) // SIZE
+
+    def records(self) -> Iterator[Record]:
+        """Every request, in the order in which they ended."""
+        return map(_unpack, _RECORD.iter_unpack(self.journal))
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the records, for `results.json`."""
+        return {name: value for name, value in asdict(self).items() if name != "journal"}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any], journal: bytes) -> Results:
+        """The results as `to_json` and `results.bin` keep them; a record that a crash cut short is left out."""
+        return cls(
+            **{
+                **data,
+                "parts": tuple(Part(**part) for part in data["parts"]),
+                "tickets": tuple(data["tickets"]),
+                "rounds": tuple(Round(**round_) for round_ in data["rounds"]),
+                "generator": Generator(**data["generator"]),
+                "samples": tuple(Sample(**sample) for sample in data["samples"]),
+                "exhausted": tuple(data["exhausted"]),
+            },
+            journal=journal[: len(journal) // SIZE * SIZE],
+        )

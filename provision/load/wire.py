@@ -1,0 +1,530 @@
+"""The wire: one keep-alive HTTP/1.1 connection that sends encoded requests and calls back with timed replies."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import select
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any, NamedTuple, cast
+from urllib.parse import urlsplit
+
+import httptools
+
+from provision.errors import ConfigError
+
+MAX_HEAD = 64 * 1024  # bytes of a reply's head, interim replies included
+MAX_BODY = 16 * 1024 * 1024
+IDLE_CHECK_NS = 500_000  # a connection that was quiet for longer is asked whether the server has left
+NEVER = 1 << 63
+
+_GONE = getattr(select, "POLLRDHUP", select.POLLHUP) | select.POLLHUP | select.POLLERR
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+_DEAF = asyncio.Protocol()  # takes over a dropped transport, so that its last words reach nobody
+_FRAMED = re.compile(rb"\r\n(?:content-length[ \t]*:|transfer-encoding[ \t]*:[^\r]*chunked)", re.IGNORECASE)
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e]*")
+_TARGET = re.compile(r"/[\x21-\x7e]*")
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(?:%[A-Za-z0-9]+)?")
+_REASONS: dict[type[Exception], str] = {
+    socket.gaierror: "the host name does not resolve",
+    UnicodeError: "the host name does not resolve",
+    ConnectionRefusedError: "connection refused",
+    TimeoutError: "connect timed out",
+    ConnectionError: "connection closed while connecting",
+}
+_OURS = {"host", "content-length", "transfer-encoding", "connection"}
+
+
+class Fault(StrEnum):
+    """Why there is no complete reply."""
+
+    NOT_SENT = "not_sent"  # nothing of the request reached a server: refused, DNS, TLS, connect time-out
+    TIMEOUT = "timeout"  # sent, no complete reply in time
+    RESET = "reset"  # sent, connection closed or reset before a complete reply
+    MALFORMED = "malformed"  # sent, the answer is not HTTP
+    OVERSIZE = "oversize"  # sent, head or body above the limit
+    ABORTED = "aborted"  # sent, then we gave up
+
+
+class Reply(NamedTuple):
+    """What came of one request; all times are `perf_counter_ns`, 0 for what did not happen."""
+
+    status: int  # 0 when there is a fault
+    body: bytes
+    sent: int  # 0 when never sent
+    first: int  # first byte of the reply
+    last: int  # last byte, or the moment when the fault was known
+    fault: Fault | None
+    detail: str  # the reason for a fault, never a header or a key
+    connecting: int = 0  # ns of the TCP connect that this request had to wait for
+    handshaking: int = 0  # ns of the TLS handshake that this request had to wait for
+
+
+Done = Callable[[Reply], None]
+
+
+class ConnectFailed(Exception):  # noqa: N818 - not for users: it becomes a Reply, or an Unreachable at the edge
+    """No connection; says why in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where requests go: scheme, host and port, with the TLS context that verifies it."""
+
+    scheme: str
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, url: str, ca_file: Path | None = None) -> Origin:
+        """Return the origin of a URL (its path is ignored); ConfigError when it is none."""
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname or "", parts.port
+        except ValueError as error:
+            raise ConfigError(f"the target is not a URL: {error}") from None
+        if parts.scheme not in {"http", "https"}:
+            raise ConfigError("the target's URL must start with http:// or https://")
+        if "@" in parts.netloc:
+            raise ConfigError("the target's URL must not hold a user name or password")
+        if not _HOST.fullmatch(host) or port == 0:
+            raise ConfigError("the target's URL has no valid host and port")
+        secure = parts.scheme == "https"
+        return cls(parts.scheme, host, port or (443 if secure else 80), _tls_context(ca_file) if secure else None)
+
+    @property
+    def authority(self) -> str:
+        """The value of the Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.scheme == "https" else 80) else f"{host}:{self.port}"
+
+
+def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        reason = "no certificate in it" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigError(f"cannot read the CA file {ca_file}: {reason}") from None
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def request_head(method: str, path: str, headers: Mapping[str, str], host: str) -> bytes:
+    """Encode the constant part of a request for `request_bytes` to finish; ConfigError for what HTTP cannot carry."""
+    if not _TOKEN.fullmatch(method) or not _TARGET.fullmatch(path):
+        raise ConfigError(f"not a valid request line: {method!a} {path!a}")
+    for name, value in headers.items():
+        if not _TOKEN.fullmatch(name):
+            raise ConfigError(f"not a valid header name: {name!a}")
+        if name.lower() in _OURS:
+            raise ConfigError(f"the header {name} is set by the engine itself")
+        if not _VALUE.fullmatch(value):
+            raise ConfigError(f"the value of header {name} has a line break or a sign outside ASCII")
+    if not _VALUE.fullmatch(host):
+        raise ConfigError("not a valid host")
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers.items())]
+    return "".join(f"{line}\r\n" for line in lines).encode("ascii")
+
+
+def request_bytes(head: bytes, body: bytes = b"") -> bytes:
+    """Finish a head with its Content-Length and body."""
+    return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection; at most one request in flight; every `done` is called exactly once."""
+
+    __slots__ = (
+        "_addresses", "_body", "_closing", "_complete", "_deadline", "_done", "_early", "_first", "_head",
+        "_head_only", "_in_body", "_last", "_oversize", "_parser", "_poll", "_sent", "_sock", "_spilled", "_task",
+        "_timeout_ns", "_timer", "_transport", "_trust", "_waited", "_wake", "_withheld", "bytes_received",
+        "bytes_sent", "connecting_ns", "connects", "origin", "timeout", "tls_ns",
+    )  # fmt: skip
+
+    def __init__(self, origin: Origin, *, timeout: float = 30.0) -> None:
+        self.origin = origin
+        self.timeout = timeout  # seconds, for a connect and for a request each
+        self.connects = self.connecting_ns = self.tls_ns = self.bytes_sent = self.bytes_received = 0
+        self._timeout_ns = int(timeout * 1e9)
+        self._addresses: list[Any] = []
+        self._transport: asyncio.Transport | None = None
+        self._sock: socket.socket | None = None  # plain HTTP only: written to directly
+        self._poll = select.poll()
+        self._spilled = False
+        self._parser: Any = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._wake = NEVER
+        self._deadline = 0
+        self._last = 0
+        self._trust = IDLE_CHECK_NS
+        self._waited = (0, 0)
+        self._withheld = b""
+        self._early: Reply | None = None
+        self._done: Done | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Be ready for the next reply."""
+        self._sent = self._first = 0
+        self._head = b""
+        self._body: bytes | bytearray = b""
+        self._in_body = self._complete = self._closing = self._oversize = self._head_only = False
+
+    # -- connecting
+
+    @property
+    def flushed(self) -> bool:
+        """Whether the kernel has taken everything that was written."""
+        return self._transport is None or self._transport.get_write_buffer_size() == 0
+
+    async def connect(self) -> None:
+        """Connect unless a live connection is there; raises ConnectFailed."""
+        if self._transport is None or (self._done is None and self._stale()):
+            self._drop()
+            await self._open()
+
+    async def _open(self) -> None:
+        try:
+            async with asyncio.timeout(self.timeout):
+                sock, connecting = await self._dial()
+                handshaking = await self._attach(sock)
+        except (OSError, UnicodeError) as error:
+            self._addresses = []
+            raise ConnectFailed(_reason(error)) from None
+        self._waited = (connecting, handshaking)
+        self.connects += 1
+        self.connecting_ns += connecting
+        self.tls_ns += handshaking
+
+    async def _dial(self) -> tuple[socket.socket, int]:
+        loop = asyncio.get_running_loop()
+        if not self._addresses:
+            self._addresses = await loop.getaddrinfo(self.origin.host, self.origin.port, type=socket.SOCK_STREAM)
+        share = self.timeout / len(self._addresses)  # so that a dead address leaves time for the next one
+        refusal: OSError = OSError("no address")
+        for entry in self._addresses:
+            sock = socket.socket(*entry[:3])
+            began = perf_counter_ns()
+            try:
+                sock.setblocking(False)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                async with asyncio.timeout(share):
+                    await loop.sock_connect(sock, entry[4])
+            except OSError as error:
+                sock.close()
+                refusal = error
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                self._addresses = [entry]  # a reconnect goes where this one went, without asking again
+                return sock, perf_counter_ns() - began
+        raise refusal
+
+    async def _attach(self, sock: socket.socket) -> int:
+        """Make the transport, through the TLS handshake where there is one; return the handshake's ns."""
+        tls = self.origin.tls
+        host = self.origin.host if tls else None
+        began = perf_counter_ns()
+        self._parser = httptools.HttpResponseParser(self)
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.create_connection(lambda: self, sock=sock, ssl=tls, server_hostname=host)
+        except BaseException:
+            self._drop()
+            sock.close()
+            raise
+        self._sock = None if tls else sock
+        self._spilled = False
+        self._poll = select.poll()
+        self._poll.register(sock.fileno(), _GONE if tls else _GONE | select.POLLIN)
+        self._last = perf_counter_ns()
+        return self._last - began if tls else 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def _stale(self) -> bool:
+        """Whether an idle connection was closed by the server, or has bytes that nobody asked for."""
+        transport = self._transport
+        return transport is None or transport.is_closing() or bool(self._poll.poll(0))
+
+    # -- sending
+
+    def send(self, request: bytes, done: Done) -> None:
+        """Send a whole request, connecting first where needed; never raises, `done` gets the reply later."""
+        if self._done is not None:
+            self._later(done, _not_sent("the connection is busy"))
+            return
+        self._done = done
+        idle = self._transport is None or (perf_counter_ns() - self._last > self._trust and self._stale())
+        if idle or not self._start(request, request):
+            self._drop()
+            self._sent = 0
+            self._task = asyncio.get_running_loop().create_task(self._connect_and_start(request))
+
+    async def _connect_and_start(self, request: bytes) -> None:
+        try:
+            await self._open()
+        except ConnectFailed as error:
+            self._task = None
+            self._fail(Fault.NOT_SENT, str(error))
+            return
+        self._task = None
+        if self._transport is None or not self._start(request, request):
+            self._sent = 0
+            self._fail(Fault.NOT_SENT, "closed before the request was sent")
+
+    def _start(self, request: bytes, part: bytes) -> bool:
+        """Write `part` of a request, the time of which counts as `sent`; False when nothing of it went out."""
+        self._head_only = request.startswith(b"HEAD ")
+        self._sent = sent = perf_counter_ns()
+        self._deadline = deadline = sent + self._timeout_ns
+        if deadline < self._wake:
+            self._set_timer(sent)
+        return self._write(part)
+
+    def _write(self, data: bytes) -> bool:
+        """Hand bytes to the kernel, or to the transport what it does not take; False when the connection is dead."""
+        self.bytes_sent += len(data)
+        if self._sock is not None and not self._spilled:  # now, where a transport would wait for the loop's next turn
+            try:
+                taken = self._sock.send(data, _NO_SIGNAL)
+            except (BlockingIOError, InterruptedError):
+                taken = 0
+            except OSError:
+                self.bytes_sent -= len(data)
+                return False
+            if taken == len(data):
+                return True
+            self._spilled = True
+            data = data[taken:]
+        if self._transport is not None:
+            self._transport.write(data)
+        return True
+
+    def hold(self, request: bytes) -> None:
+        """Write all but the last byte of a request over a warm connection."""
+        if self._done is not None:
+            return
+        self._early = None
+        self._withheld = request[-1:]
+        self._done = self._keep_early
+        if self._transport is None or self._stale() or not self._start(request, request[:-1]):
+            self._sent = 0
+            self._fail(Fault.NOT_SENT, "the connection was closed before the release")
+
+    def _keep_early(self, reply: Reply) -> None:
+        self._early = reply
+        self._drop()  # the server still waits for a byte that is not sent any more
+
+    def release(self, done: Done) -> None:
+        """Write the withheld byte; whatever ended the request before is handed on as its reply."""
+        if self._done != self._keep_early:
+            early, self._early = self._early, None
+            self._later(done, early or _not_sent("nothing was held"))
+            return
+        self._done = done
+        self._first = 0
+        self._sent = sent = perf_counter_ns()
+        self._deadline = sent + self._timeout_ns
+        if not self._write(self._withheld):
+            self._done = partial(self._later, done)
+            self._fail(Fault.RESET, "closed before any reply")
+
+    @staticmethod
+    def _later(done: Done, reply: Reply) -> None:
+        """Hand on a reply from outside the caller's stack, so that sending in call-backs never recurses."""
+        asyncio.get_running_loop().call_soon(done, reply)
+
+    # -- receiving
+
+    def data_received(self, data: bytes) -> None:
+        now = perf_counter_ns()
+        if not self._sent:  # nobody asked
+            self._drop()
+            return
+        if not self._first:
+            self._first = now
+        self.bytes_received += len(data)
+        try:
+            if self._in_body:
+                self._parser.feed_data(data)
+            else:
+                self._feed_head(data)
+        except httptools.HttpParserUpgrade:
+            self._closing = True
+        except httptools.HttpParserError:
+            self._closing = True
+            if not self._complete:
+                self._fail(Fault.MALFORMED, "the answer is not HTTP")
+                return
+        if self._oversize:
+            self._fail(Fault.OVERSIZE, "the reply's head or body is above the limit")
+        elif self._complete:
+            self._finish(now)
+
+    def _feed_head(self, data: bytes) -> None:
+        room = MAX_HEAD - len(self._head)
+        self._head += data[:room]
+        if len(data) <= room:
+            self._parser.feed_data(data)
+            return
+        self._parser.feed_data(data[:room])  # exactly the limit, so that the result does not hang on how bytes arrive
+        if self._in_body:
+            self._parser.feed_data(data[room:])
+        else:
+            self._oversize = True
+
+    def on_message_begin(self) -> None:
+        if self._complete:  # a second reply to one request
+            self._closing = True
+
+    def on_headers_complete(self) -> None:
+        if self._complete:
+            return
+        self._in_body = True
+        if self._head_only and self._parser.get_status_code() >= 200:
+            self._complete = self._closing = True  # the parser would wait for a body that does not come
+
+    def on_body(self, part: bytes) -> None:
+        if self._complete:
+            return
+        if not self._body:
+            self._body = part
+        elif isinstance(self._body, bytearray):
+            self._body += part
+        else:
+            self._body = bytearray(self._body) + part
+        if len(self._body) > MAX_BODY:
+            self._oversize = True
+
+    def on_message_complete(self) -> None:
+        if self._complete:
+            return
+        status = self._parser.get_status_code()
+        if status < 200 and status != 101:
+            self._in_body = False
+            return
+        self._complete = True
+        if status == 101 or not self._parser.should_keep_alive():
+            self._closing = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._transport is None:
+            return
+        now = perf_counter_ns()
+        until_close = self._in_body and exc is None and not _is_framed(self._head)
+        self._drop()
+        self._trust = 0  # a server that leaves unannounced is looked at before every send from now on
+        if not self._sent:
+            return
+        if until_close and not self._oversize:
+            self._complete = True
+            self._finish(now)
+        elif self._first:
+            self._fail(Fault.RESET, "closed in the middle of the reply")
+        else:
+            self._fail(Fault.RESET, "closed before any reply")
+
+    # -- finishing
+
+    def _finish(self, now: int) -> None:
+        done = self._done
+        status = self._parser.get_status_code()
+        reply = Reply(status, bytes(self._body), self._sent, self._first, now, None, "", *self._waited)
+        if self._closing:
+            self._drop()
+        self._waited = (0, 0)
+        self._last = now
+        self._done = None
+        self._forget()
+        if done is not None:
+            done(reply)
+
+    def _fail(self, fault: Fault, detail: str) -> None:
+        """End the request in flight without a reply; the connection is of no more use."""
+        self._drop()
+        done = self._done
+        reply = Reply(0, b"", self._sent, self._first, perf_counter_ns(), fault, detail, *self._waited)
+        self._waited = (0, 0)
+        self._done = None
+        self._forget()
+        if done is not None:
+            done(reply)
+
+    def abort(self, detail: str = "given up", *, fault: Fault = Fault.ABORTED) -> None:
+        """Give up the request in flight, which is NOT_SENT if it still waits for its connection; closes."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self._done is not None:
+            self._fail(fault if self._sent else Fault.NOT_SENT, detail)
+        self._drop()
+
+    def close(self) -> None:
+        """Close the connection and its timer, ending what is in flight."""
+        self.abort("the connection was closed")
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer, self._wake = None, NEVER
+
+    def _drop(self) -> None:
+        transport, self._transport, self._sock = self._transport, None, None
+        if transport is not None:
+            transport.set_protocol(_DEAF)
+            transport.abort()
+
+    # -- time
+
+    def _set_timer(self, now: int) -> None:
+        """One timer for a connection, moved on when it fires: cheaper than one for each request."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wake = self._deadline
+        delay = max(0, self._deadline - now) / 1e9
+        self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        self._timer, self._wake = None, NEVER
+        if not self._sent:
+            return
+        now = perf_counter_ns()
+        if now >= self._deadline:
+            self._fail(Fault.TIMEOUT, f"no complete reply in {self.timeout:g} s")
+        else:
+            self._set_timer(now)
+
+
+def _not_sent(detail: str) -> Reply:
+    return Reply(0, b"", 0, 0, perf_counter_ns(), Fault.NOT_SENT, detail)
+
+
+def _is_framed(head: bytes) -> bool:
+    """Whether a reply says where its body ends, so that a close before is a loss."""
+    head = head.lstrip(b"\r\n")
+    while head[9:10] == b"1":  # interim replies
+        head = head.partition(b"\r\n\r\n")[2]
+    return _FRAMED.search(head.partition(b"\r\n\r\n")[0] + b"\r\n") is not None
+
+
+def _reason(error: Exception) -> str:
+    """Say in a few words why there is no connection."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS handshake failed: {(error.reason or 'closed').lower().replace('_', ' ')}"
+    for kind, reason in _REASONS.items():
+        if isinstance(error, kind):
+            return reason
+    return getattr(error, "strerror", None) or "cannot connect"
