@@ -164,4 +164,3 @@ def disk_error(path: Path, error: OSError) -> ConfigError:
     """The disk's refusal as a sentence with a next step."""
     hint = "Free some space and try again." if error.errno == 28 else "Use a folder that exists and is writable."
     return ConfigError(f"{path}: {error.strerror or error}.", hint=hint)
-

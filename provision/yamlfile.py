@@ -118,4 +118,3 @@ def validate(document: Document, model: type[Model], error_class: type[ConfigErr
         if error["type"] == "missing":
             message = f"the key {location[-1]!r} is missing"
         raise error_class(f"{document.where(location)}: {message}") from None
-

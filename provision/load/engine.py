@@ -222,8 +222,17 @@ class _Run:
         outcome = self.job.classify(reply)
         since = self.began
         record = Record(
-            lane.part, NUMBER[outcome], reply.status, lane.vu, lane.iteration, round_, ticket, due - since,
-            reply.sent - since if reply.sent else 0, reply.first - since if reply.first else 0, reply.last - since,
+            lane.part,
+            NUMBER[outcome],
+            reply.status,
+            lane.vu,
+            lane.iteration,
+            round_,
+            ticket,
+            due - since,
+            reply.sent - since if reply.sent else 0,
+            reply.first - since if reply.first else 0,
+            reply.last - since,
             len(reply.body),
         )
         packed = pack(record)
@@ -292,9 +301,7 @@ class _Run:
     async def _round(self, name: str, part: Race, lanes: list[_Lane], number: int, ticket: int) -> None:
         due = time.perf_counter_ns()
         shot = await self._volley(part.sync, lanes, [ticket] * len(lanes))
-        self.rounds.append(
-            Round(name, number, ticket, shot.mode, shot.spread_ns, shot.overlap, len(lanes))
-        )
+        self.rounds.append(Round(name, number, ticket, shot.mode, shot.spread_ns, shot.overlap, len(lanes)))
         for lane, reply in zip(lanes, shot.replies, strict=True):
             lane.iteration = number
             self._record(lane, ticket, due, reply, number)

@@ -18,7 +18,7 @@ SETTLE_S = 0.002  # between the held requests and the release, for the servers t
 class Shot(NamedTuple):
     """One request's place in the volley and what came of it."""
 
-    index: int
+    place: int
     reply: Reply
 
 
@@ -46,7 +46,7 @@ Release = Callable[[Sequence[Load]], Awaitable[int]]  # returns the moment (ns) 
 async def volley(
     connections: Sequence[Connection], requests: Sequence[bytes], *, mode: str = "last-byte", timeout: float
 ) -> Volley:
-    """Send each request over its own connection, all at once; ends with a reply for each, at the latest `timeout` s later.
+    """Send each request over its own connection, all at once; ends with a reply for each within `timeout` s.
 
     A connection that cannot be warmed (within another `timeout`) gives a NOT_SENT reply, a laggard a TIMEOUT.
     """
@@ -59,8 +59,8 @@ async def volley(
     shots: list[Shot] = []
     complete = asyncio.Event()
 
-    def record(index: int, reply: Reply) -> None:
-        shots.append(Shot(index, reply))
+    def record(place: int, reply: Reply) -> None:
+        shots.append(Shot(place, reply))
         if len(shots) == len(requests):
             complete.set()
 
@@ -107,7 +107,8 @@ async def _warm(loads: Sequence[Load], timeout: float) -> list[bool]:
 
 def _give_up(loads: Sequence[Load], detail: str) -> None:
     for load in loads:
-        load.connection.abort(detail, fault=Fault.TIMEOUT)
+        if load.connection.busy:
+            load.connection.abort(detail, fault=Fault.TIMEOUT)
 
 
 async def last_byte(loads: Sequence[Load]) -> int:

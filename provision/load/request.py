@@ -44,4 +44,3 @@ class Template:
 def _escaped(value: Any) -> bytes:
     """A value as it stands inside a JSON string."""
     return json.dumps(str(value), ensure_ascii=False)[1:-1].encode()
-

@@ -145,8 +145,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_addresses", "_body", "_closing", "_complete", "_deadline", "_done", "_early", "_first", "_head",
-        "_head_only", "_in_body", "_last", "_oversize", "_parser", "_poll", "_sent", "_sock", "_spilled", "_task",
-        "_timeout_ns", "_timer", "_transport", "_trust", "_waited", "_wake", "_withheld", "bytes_received",
+        "_head_only", "_in_body", "_last", "_oversize", "_parser", "_poll", "_sent", "_sock", "_spilled", "_status",
+        "_task", "_timeout_ns", "_timer", "_transport", "_trust", "_waited", "_wake", "_withheld", "bytes_received",
         "bytes_sent", "connecting_ns", "connects", "origin", "timeout", "tls_ns",
     )  # fmt: skip
 
@@ -175,12 +175,17 @@ class Connection(asyncio.Protocol):
 
     def _forget(self) -> None:
         """Be ready for the next reply."""
-        self._sent = self._first = 0
+        self._sent = self._first = self._status = 0
         self._head = b""
         self._body: bytes | bytearray = b""
         self._in_body = self._complete = self._closing = self._oversize = self._head_only = False
 
     # -- connecting
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request waits for its reply."""
+        return self._done is not None
 
     @property
     def flushed(self) -> bool:
@@ -192,6 +197,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None or (self._done is None and self._stale()):
             self._drop()
             await self._open()
+            self._waited = (0, 0)  # a warm connection kept no request waiting
 
     async def _open(self) -> None:
         try:
@@ -236,7 +242,6 @@ class Connection(asyncio.Protocol):
         tls = self.origin.tls
         host = self.origin.host if tls else None
         began = perf_counter_ns()
-        self._parser = httptools.HttpResponseParser(self)
         try:
             loop = asyncio.get_running_loop()
             await loop.create_connection(lambda: self, sock=sock, ssl=tls, server_hostname=host)
@@ -253,6 +258,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._parser = httptools.HttpResponseParser(self)
 
     def _stale(self) -> bool:
         """Whether an idle connection was closed by the server, or has bytes that nobody asked for."""
@@ -394,7 +400,8 @@ class Connection(asyncio.Protocol):
         if self._complete:
             return
         self._in_body = True
-        if self._head_only and self._parser.get_status_code() >= 200:
+        self._status = self._parser.get_status_code()
+        if self._head_only and self._status >= 200:
             self._complete = self._closing = True  # the parser would wait for a body that does not come
 
     def on_body(self, part: bytes) -> None:
@@ -412,12 +419,11 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._complete:
             return
-        status = self._parser.get_status_code()
-        if status < 200 and status != 101:
+        if self._status < 200 and self._status != 101:
             self._in_body = False
             return
         self._complete = True
-        if status == 101 or not self._parser.should_keep_alive():
+        if self._status == 101 or not self._parser.should_keep_alive():
             self._closing = True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -441,8 +447,7 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, now: int) -> None:
         done = self._done
-        status = self._parser.get_status_code()
-        reply = Reply(status, bytes(self._body), self._sent, self._first, now, None, "", *self._waited)
+        reply = Reply(self._status, bytes(self._body), self._sent, self._first, now, None, "", *self._waited)
         if self._closing:
             self._drop()
         self._waited = (0, 0)

@@ -1,4 +1,4 @@
--- broken: each gate locks a row of its own, not the ticket that they share
+-- broken: locks the ticket's rows in scan_logs, of which an unused ticket has none
 
 drop index if exists public.scan_logs_one_admission;
 
@@ -11,7 +11,7 @@ $$
 declare
   ticket tickets;
 begin
-  perform pg_advisory_xact_lock(hashtext(p_device_id)); -- the device's lock: no two gates ever meet here
+  perform from scan_logs where ticket_id = p_ticket_id for update;
   select * into ticket from tickets where id = p_ticket_id;
   if not found then
     return query select false, false, null::timestamptz, null::uuid, 'Ticket not found';

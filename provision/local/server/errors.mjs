@@ -1,5 +1,7 @@
 // How PostgREST answers a database error: SQLSTATE to HTTP status, and the body's four keys.
 
+import { RelationNotFoundError } from "@supabase/lite";
+
 const BY_CODE = {
   23503: 409,
   23505: 409,
@@ -22,6 +24,9 @@ const LOST = new Set([
   "ECONNREFUSED", "ECONNRESET", "ENOENT", "EPIPE",
 ]);
 
+// the status depends on the caller's role, the message on the table asked for: lite knows them
+const OF_LITE = new Set(["42501", "42703"]);
+
 const SQLSTATE = /^[0-9A-Z]{5}$/;
 
 /** The HTTP status PostgREST gives a SQLSTATE. */
@@ -33,17 +38,18 @@ export function statusOf(code, message = "") {
 /** An error that lite answers with exactly this status and body. */
 export function answered(status, code, message, details = null, hint = null) {
   const body = JSON.stringify({ code, message, details, hint });
-  const error = new Error(body);
   // lite gives errors of code PGRST the status and body that they carry, as PostgREST does for `raise sqlstate 'PGRST'`
-  return Object.assign(error, { code: "PGRST", detail: JSON.stringify({ status, headers: {} }), expected: true });
+  return expected(Object.assign(new Error(body), { code: "PGRST", detail: JSON.stringify({ status, headers: {} }) }));
 }
+
+const expected = (error) => Object.assign(error, { expected: true });
 
 /** The error lite is to answer in place of what the driver threw. */
 export function normalized(error) {
+  if (error instanceof RelationNotFoundError) return expected(error);
   const code = error?.code;
   if (LOST.has(code)) return answered(503, "PGRST001", "Database client error. Retrying the connection.");
   if (typeof code !== "string" || !SQLSTATE.test(code) || code === "PGRST") return error;
-  // these two depend on the caller's role or name their own status: lite knows them
-  if (code === "42501" || code.startsWith("PT")) return Object.assign(error, { expected: true });
+  if (OF_LITE.has(code) || code.startsWith("PT")) return expected(error);
   return answered(statusOf(code, error.message), code, error.message, error.detail ?? null, error.hint ?? null);
 }

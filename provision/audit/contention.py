@@ -1,0 +1,69 @@
+"""Whether the server really ran requests side by side: without that, a race that shows no fault has shown nothing."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass
+
+from provision.load.outcomes import Outcome
+from provision.load.results import NO_ROUND, Results
+
+OVERLAP_SHARE = 0.5
+"""A round is contended when at least this share of its requests was in flight before the first reply."""
+SIDE_BY_SIDE = 1.6
+"""From this effective concurrency on, the server is taken to run requests side by side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contention:
+    """What is known of a run's races: rounds, those contended at the client, replies that prove two transactions met
+    (busy, conflict), and the server's effective concurrency (None: not measured)."""
+
+    rounds: int
+    overlapping: int
+    collisions: int
+    concurrency: float | None
+    spread_median: float
+    spread_p95: float
+
+    @property
+    def at_server(self) -> bool:
+        """Whether the server is known to have worked on two requests at once."""
+        return self.collisions > 0 or (self.concurrency is not None and self.concurrency >= SIDE_BY_SIDE)
+
+
+def measure(results: Results) -> Contention:
+    """The contention of a run's race rounds; spreads in ms."""
+    spreads = sorted(round_.spread / 1e6 for round_ in results.rounds) or [0.0]
+    races = {number for number, part in enumerate(results.parts) if part.executor == "race"}
+    return Contention(
+        rounds=len(results.rounds),
+        overlapping=sum(round_.overlap >= OVERLAP_SHARE * round_.requests for round_ in results.rounds),
+        collisions=sum(r.part in races and r.named in {Outcome.BUSY, Outcome.CONFLICT} for r in results.records()),
+        concurrency=effective_concurrency(results),
+        spread_median=statistics.median(spreads),
+        spread_p95=spreads[min(len(spreads) - 1, int(0.95 * len(spreads)))],
+    )
+
+
+def effective_concurrency(results: Results) -> float | None:
+    """How many requests the server works on at once, from the controls: N times the solo time over the makespan of N
+    requests on N different tickets (Little's law); the median over the control rounds. None without controls."""
+    controls = {number for number, part in enumerate(results.parts) if part.executor == "control"}
+    alone: list[int] = []
+    together: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+    for record in results.records():
+        if record.part not in controls or not record.sent:
+            continue
+        if record.round == NO_ROUND:
+            alone.append(record.last - record.sent)
+        else:
+            together[record.part, record.round].append((record.sent, record.last))
+    if not alone or not together:
+        return None
+    solo = statistics.median(alone)
+    return statistics.median(
+        len(times) * solo / (max(last for _, last in times) - min(sent for sent, _ in times))
+        for times in together.values()
+    )

@@ -1,0 +1,216 @@
+"""The promises, each a pure function of the evidence to one finding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from provision.audit.contention import Contention
+from provision.audit.evidence import Case, Evidence, who
+from provision.load.outcomes import Outcome
+from provision.load.results import Record
+
+CONTENDED_SHARE = 0.9
+"""A race passes only when at least this share of its rounds was contended."""
+CPU_LIMIT = 0.9
+"""From this share of a core on, the generator is taken to be at its limit."""
+SHOWN = 5
+
+
+class Status(IntEnum):
+    """Ordered: the worst finding is the verdict."""
+
+    PASS = 0
+    INCONCLUSIVE = 1
+    FAIL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What became of one promise: a sentence, and the tickets and requests behind it."""
+
+    promise: str
+    status: Status
+    statement: str
+    details: tuple[dict[str, Any], ...] = ()
+
+
+def one_winner(evidence: Evidence) -> Finding:
+    """No ticket was let in twice, in the replies or in the database."""
+    broken = [case for case in evidence.cases.values() if case.twice]
+    if not broken:
+        used = sum(case.requests > 0 for case in evidence.cases.values())
+        return Finding("one-winner", Status.PASS, f"None of {used:,} tickets was admitted twice.")
+    case = broken[0]
+    what = f"Ticket {case.ticket} was admitted {_times(max(len(case.acknowledged), case.stored))}"
+    return Finding(
+        "one-winner", Status.FAIL, _also(f"{what}{_winners(evidence, case)}", broken), _details(evidence, broken)
+    )
+
+
+def _winners(evidence: Evidence, case: Case) -> str:
+    stored = f"the database holds {case.stored} admission{'s' * (case.stored != 1)}"
+    if len(case.acknowledged) < 2:
+        return f": {stored}, the replies acknowledged {len(case.acknowledged)}"
+    first, *_, last = sorted(case.acknowledged, key=lambda record: record.first)
+    gap = (last.first - first.first) / 1e6
+    names = f"{who(evidence.results, first)} and {who(evidence.results, last)}"
+    return f": by {names}, {gap:.1f} ms apart; {stored}"
+
+
+def _times(number: int) -> str:
+    return "twice" if number == 2 else f"{number} times"
+
+
+def none_lost(evidence: Evidence) -> Finding:
+    """Every admission that a scanner heard of is in the database."""
+    lost = [case for case in evidence.cases.values() if case.lost]
+    if not lost:
+        total = sum(len(case.acknowledged) for case in evidence.cases.values())
+        return Finding("none-lost", Status.PASS, f"Each of {total:,} acknowledged admissions is in the database.")
+    text = f"Ticket {lost[0].ticket} was let in by {who(evidence.results, lost[0].acknowledged[0])}, but not stored"
+    return Finding("none-lost", Status.FAIL, _also(text, lost), _details(evidence, lost))
+
+
+def none_unexpected(evidence: Evidence) -> Finding:
+    """Every admission in the database was acknowledged to somebody, or its reply was lost on the way."""
+    odd = [case for case in evidence.cases.values() if case.unexpected]
+    recovered = [case for case in evidence.cases.values() if case.recovered]
+    if odd:
+        text = f"Ticket {odd[0].ticket} is admitted in the database, but nobody was told so"
+        return Finding("none-unexpected", Status.FAIL, _also(text, odd), _details(evidence, odd))
+    text = "No admission appeared from nowhere."
+    if recovered:
+        text += f" {len(recovered)} whose reply was lost were found in the database."
+    return Finding("none-unexpected", Status.PASS, text, _details(evidence, recovered))
+
+
+def database_agrees(evidence: Evidence) -> Finding | None:
+    """The ticket and the entries about it say the same; None when the scenario names only one of them."""
+    if evidence.snapshot.consumed is None or evidence.snapshot.entries is None:
+        return None
+    odd = [case for case in evidence.cases.values() if case.disagrees]
+    if not odd:
+        return Finding("database-agrees", Status.PASS, "Tickets and entries in the database say the same.")
+    used = odd[0].ticket in evidence.snapshot.consumed
+    text = f"Ticket {odd[0].ticket} is " + ("used, but has no entry" if used else "not used, but has an entry")
+    return Finding("database-agrees", Status.FAIL, _also(text, odd), _details(evidence, odd))
+
+
+def all_classified(evidence: Evidence) -> Finding:
+    """Every reply fits an outcome rule, and a ticket that does not exist is not let in."""
+    ghosts = [record for record in evidence.ghosts if record.named is Outcome.ADMITTED]
+    if ghosts:
+        return Finding("all-classified", Status.FAIL, "A ticket that does not exist was admitted (canary).")
+    odd = [sample for sample in evidence.results.samples if sample.outcome == Outcome.UNCLASSIFIED]
+    if not odd:
+        return Finding("all-classified", Status.PASS, f"Each of {len(evidence.results):,} replies has a known meaning.")
+    count = sum(sample.count for sample in odd)
+    text = f"{count} {_replies(count)} no outcome rule, such as HTTP {odd[0].status}: {odd[0].body[:120]}"
+    return Finding("all-classified", Status.FAIL, text, tuple({"status": s.status, "body": s.body} for s in odd))
+
+
+def _replies(count: int) -> str:
+    return "reply fits" if count == 1 else "replies fit"
+
+
+def contended(evidence: Evidence, contention: Contention) -> Finding | None:
+    """The race rounds were races, at the client and at the server; None when the scenario has no race."""
+    if not any(part.executor == "race" for part in evidence.results.parts):
+        return None
+    name, rounds = "contended", contention.rounds
+    if not rounds:
+        return Finding(name, Status.INCONCLUSIVE, "No race round was run.")
+    if contention.overlapping < CONTENDED_SHARE * rounds:
+        text = f"Only {contention.overlapping} of {rounds} rounds had half of their requests in flight together."
+        return Finding(name, Status.INCONCLUSIVE, text)
+    measured = "" if contention.concurrency is None else f"effective concurrency {contention.concurrency:.1f}"
+    if not contention.at_server:
+        text = "The server ran the requests one after the other, so no race took place there"
+        return Finding(name, Status.INCONCLUSIVE, f"{text} ({measured or 'nothing shows otherwise'}).")
+    proof = f"{contention.collisions:,} requests met another transaction" if contention.collisions else measured
+    text = f"{contention.overlapping} of {rounds} rounds were contended ({proof})."
+    return Finding(name, Status.PASS, text)
+
+
+def rounds_won(evidence: Evidence, contention: Contention) -> Finding | None:
+    """Each race round had a winner, and how rare a double admission must be after so many; None without rounds."""
+    cases = evidence.round_cases()
+    if not cases:
+        return None
+    without = [case for _, case in cases if not case.stored and not case.acknowledged and not case.unknown]
+    if without:
+        text = f"In {len(without)} of {len(cases)} rounds nobody was let in, first for ticket {without[0].ticket}."
+        return Finding("rounds-won", Status.INCONCLUSIVE, text, _details(evidence, without))
+    broken = sum(case.twice for _, case in cases)
+    if broken:
+        return Finding("rounds-won", Status.FAIL, f"{broken} of {len(cases)} rounds had more than one winner.")
+    bound = 1 - 0.05 ** (1 / contention.overlapping) if contention.overlapping else 1.0
+    text = f"0 of {contention.overlapping} contended rounds admitted twice: the true rate is below {bound:.2%} (95 %)."
+    return Finding("rounds-won", Status.PASS, text)
+
+
+def generator_kept_up(evidence: Evidence) -> Finding:
+    """The tool had CPU to spare, so that the load was the one asked for."""
+    generator = evidence.results.generator
+    text = f"CPU {generator.cpu:.0%} of a core, event loop late by {generator.lag_p99:.1f} ms (p99)"
+    if generator.cpu >= CPU_LIMIT:
+        return Finding("generator", Status.INCONCLUSIVE, f"The generator was at its limit: {text}.")
+    return Finding("generator", Status.PASS, f"The generator kept up: {text}.")
+
+
+def run_complete(evidence: Evidence) -> Finding:
+    """The load was carried out to its end."""
+    results = evidence.results
+    measured = {number for number, part in enumerate(results.parts) if part.measured}
+    if results.interrupted:
+        return Finding("complete", Status.INCONCLUSIVE, "The run was interrupted before its end.")
+    if results.exhausted:
+        text = f"Tickets ran out in {', '.join(results.exhausted)}; seed more of them."
+        return Finding("complete", Status.INCONCLUSIVE, text)
+    if not any(record.part in measured for record in results.records()):
+        return Finding("complete", Status.INCONCLUSIVE, "Nothing was measured.")
+    return Finding("complete", Status.PASS, f"The load ran to its end in {results.elapsed:.1f} s.")
+
+
+def judge_all(evidence: Evidence, contention: Contention) -> tuple[Finding, ...]:
+    """Every promise that applies to the run."""
+    found: tuple[Finding | None, ...] = (
+        one_winner(evidence),
+        none_lost(evidence),
+        none_unexpected(evidence),
+        database_agrees(evidence),
+        all_classified(evidence),
+        contended(evidence, contention),
+        rounds_won(evidence, contention),
+        generator_kept_up(evidence),
+        run_complete(evidence),
+    )
+    return tuple(finding for finding in found if finding is not None)
+
+
+def _also(text: str, cases: list[Case]) -> str:
+    return text + (f" (and {len(cases) - 1} more)." if len(cases) > 1 else ".")
+
+
+def _details(evidence: Evidence, cases: Iterable[Case]) -> tuple[dict[str, Any], ...]:
+    """The first few cases with their requests and database rows."""
+
+    def request(record: Record) -> dict[str, Any]:
+        keep = {"vu": record.vu + 1, "outcome": str(record.named), "status": record.status}
+        times = {"sent_ms": record.sent / 1e6, "first_byte_ms": record.first / 1e6}
+        return {"by": who(evidence.results, record), **keep, **times}
+
+    return tuple(
+        {
+            "ticket": case.ticket,
+            "acknowledged": len(case.acknowledged),
+            "unknown": len(case.unknown),
+            "stored": case.stored,
+            "requests": [request(record) for record in case.acknowledged + case.unknown],
+            "rows": evidence.snapshot.rows.get(case.ticket, []),
+        }
+        for case, _ in zip(cases, range(SHOWN), strict=False)
+    )

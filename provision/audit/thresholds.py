@@ -1,0 +1,95 @@
+"""Thresholds in k6's grammar, parsed and checked against the metric's type before the run, judged after it."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from provision.audit.metrics import KINDS, STATISTICS, TAGS, Metrics, Trend, parse_selector
+from provision.load.outcomes import OUTCOMES
+from provision.yamlfile import unknown
+
+_EXPRESSION = re.compile(r"([a-z]+(?:\([0-9.]+\))?)\s*(<=|>=|===|==|!=|<|>)\s*([0-9.]+(?:e-?[0-9]+)?)")
+_OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "===": operator.eq,
+    "!=": operator.ne,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """One expression on one metric, such as `p(95)<200` on `scan_duration`."""
+
+    metric: str
+    expression: str
+    statistic: str
+    comparison: str
+    limit: float
+
+    def holds(self, value: float) -> bool:
+        return _OPERATORS[self.comparison](value, self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A threshold with what was measured: `ok` is None when there were no samples. `low` and `high` bound the value
+    with 95 % confidence where a percentile was asked for."""
+
+    threshold: Threshold
+    value: float
+    samples: int
+    ok: bool | None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def straddles(self) -> bool:
+        """Whether the limit lies inside the interval, so that another run could have gone the other way."""
+        return self.low is not None and self.high is not None and self.low < self.threshold.limit < self.high
+
+
+def parse(metric: str, expression: str, scenarios: Iterable[str]) -> Threshold:
+    """A threshold; ValueError in a user's words when metric, tag, statistic or grammar are wrong."""
+    name, tags = parse_selector(metric)
+    if name not in KINDS:
+        raise ValueError(unknown("metric", name, KINDS))
+    _check_tags(tags, scenarios)
+    match = _EXPRESSION.fullmatch(expression.strip())
+    if not match:
+        raise ValueError(f"{expression!r} is no threshold; write p(95)<200, rate<0.01 or count>0")
+    statistic, allowed = match[1], STATISTICS[KINDS[name]]
+    percentile = re.fullmatch(r"p\(([0-9]+(?:\.[0-9]+)?)\)", statistic)
+    if (statistic not in allowed or statistic == "p(N)") and not (percentile and "p(N)" in allowed):
+        kind = KINDS[name].__name__.lower()
+        raise ValueError(f"{name} is a {kind}: it has {', '.join(allowed)}, not {statistic}")
+    if percentile and not 0 <= float(percentile[1]) <= 100:
+        raise ValueError(f"{statistic}: a percentile lies between 0 and 100")
+    return Threshold(metric, expression, statistic, match[2], float(match[3]))
+
+
+def _check_tags(tags: Mapping[str, str], scenarios: Iterable[str]) -> None:
+    valid = {"scenario": list(scenarios), "outcome": [str(outcome) for outcome in OUTCOMES]}
+    for tag, value in tags.items():
+        if tag not in TAGS:
+            raise ValueError(unknown("tag", tag, TAGS))
+        if value not in valid[tag]:
+            raise ValueError(unknown(tag, value, valid[tag]))
+
+
+def judge(threshold: Threshold, metrics: Metrics) -> Judged:
+    """What a run says of a threshold."""
+    metric = metrics.get(threshold.metric)
+    value = metric.statistic(threshold.statistic)
+    ok = None if not metric.samples or math.isnan(value) else threshold.holds(value)
+    low = high = None
+    if isinstance(metric, Trend) and metric.samples and threshold.statistic[0] == "p":
+        low, high = metric.interval(float(threshold.statistic[2:-1]))
+    return Judged(threshold, value, metric.samples, ok, low, high)

@@ -1,0 +1,71 @@
+"""The verdict: promises and thresholds judged, the worst wins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from provision.audit import promises, thresholds
+from provision.audit.contention import Contention, measure
+from provision.audit.evidence import Snapshot, gather
+from provision.audit.metrics import Metrics
+from provision.audit.promises import Finding, Status
+from provision.audit.thresholds import Judged, Threshold
+from provision.errors import ExitCode
+from provision.load.results import Results
+
+EXIT_CODES = {Status.PASS: ExitCode.PASS, Status.INCONCLUSIVE: ExitCode.INCONCLUSIVE, Status.FAIL: ExitCode.FAIL}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The status of a run, one sentence that carries it, and all findings and thresholds behind it."""
+
+    status: Status
+    headline: str
+    findings: tuple[Finding, ...]
+    thresholds: tuple[Judged, ...]
+    contention: Contention
+    metrics: Metrics
+    interrupted: bool
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """99 for a broken promise even when interrupted; otherwise an interrupted run says 105."""
+        if self.interrupted and self.status is not Status.FAIL:
+            return ExitCode.INTERRUPTED
+        return EXIT_CODES[self.status]
+
+
+def judge(results: Results, snapshot: Snapshot, wanted: Sequence[Threshold]) -> Verdict:
+    """The verdict of a run; a pure function, so that a saved run can be judged again without a database."""
+    metrics = Metrics(results)
+    contention = measure(results)
+    judged = tuple(thresholds.judge(threshold, metrics) for threshold in wanted)
+    findings = (
+        *promises.judge_all(gather(results, snapshot), contention),
+        *(_finding(one, results.generator.lag_p99) for one in judged),
+    )
+    worst = max(findings, key=lambda finding: finding.status)
+    headline = worst.statement if worst.status else _all_held(findings, judged)
+    return Verdict(worst.status, headline, findings, judged, contention, metrics, results.interrupted)
+
+
+def _all_held(findings: Sequence[Finding], judged: Sequence[Judged]) -> str:
+    races = next((f.statement for f in findings if f.promise == "rounds-won"), "")
+    limits = f"{len(judged)} threshold{'s' * (len(judged) != 1)} met. " if judged else ""
+    return f"Every promise held. {limits}{races}".strip()
+
+
+def _finding(judged: Judged, lag: float) -> Finding:
+    """A threshold as a finding. A latency above its limit by less than the tool's own lateness proves nothing."""
+    name, threshold = f"threshold {judged.threshold.metric}", judged.threshold
+    if judged.ok is None:
+        return Finding(name, Status.INCONCLUSIVE, f"{threshold.metric} {threshold.expression}: there were no samples.")
+    text = f"{threshold.metric} {threshold.expression}: {judged.value:.6g} of {judged.samples:,} samples."
+    if judged.ok:
+        return Finding(name, Status.PASS, text)
+    if judged.low is not None and threshold.comparison in {"<", "<="} and threshold.holds(judged.value - lag):
+        text += f" The tool's own event loop was late by {lag:.1f} ms (p99), which could be all of the excess."
+        return Finding(name, Status.INCONCLUSIVE, text)
+    return Finding(name, Status.FAIL, text)
