@@ -1,2 +1,393 @@
-def main() -> None:
-    pass
+"""The command line: the only file that parses arguments, prints and exits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
+
+import typer
+
+from provision import __version__
+from provision.errors import ConfigError, ExitCode, Interrupted, ProvisionError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from provision.pipeline import Seeded, TornDown
+    from provision.rehearsal import Rehearsal
+    from provision.report.live import Live
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    name="provision",
+    help="Rehearse an event night on a staging Supabase: seed, burst, race, verdict, teardown.",
+    epilog="First time here? `provision demo --fast` shows all of it in half a minute, without Supabase or Docker.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+local = typer.Typer(
+    help="The embedded Supabase: PostgreSQL and a compatible API on this machine.", no_args_is_help=True
+)
+app.add_typer(local, name="local")
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")]
+
+
+def main() -> NoReturn:
+    """The `provision` command."""
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(run(sys.argv[1:]))
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def run(arguments: list[str]) -> int:
+    """Carry out a command line; its exit code. Every error ends here as one message."""
+    try:
+        code = app(arguments, standalone_mode=False)
+    except ProvisionError as error:
+        return _complain(error)
+    except typer.Abort:
+        return _complain(Interrupted("Interrupted."))
+    except Exception as error:  # noqa: BLE001 - the last door: a fault of ours becomes a log file, not a traceback
+        if hasattr(error, "format_message"):
+            return _complain(ConfigError(error.format_message(), hint="See: provision --help"))
+        return _our_fault(error)
+    return int(code or 0)
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """A command in which Ctrl-C is an error with a name."""
+
+    @wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise Interrupted("Interrupted; nothing was left half-done.") from None
+
+    return wrapped
+
+
+def _complain(error: ProvisionError) -> int:
+    typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+    if error.hint:
+        typer.echo(f"       {error.hint}", err=True)
+    return int(error.code)
+
+
+def _our_fault(error: Exception) -> int:
+    """Write the traceback to a file, keys blotted out, and say where."""
+    text = "".join(traceback.format_exception(error))
+    for name, value in os.environ.items():
+        if "KEY" in name and len(value) > 8:
+            text = text.replace(value, "***")
+    with tempfile.NamedTemporaryFile("w", prefix="provision-", suffix=".log", delete=False) as log:
+        log.write(f"provision {__version__}\n{text}")
+    typer.secho(f"error: this is a fault of provision itself: {type(error).__name__}", err=True, fg=typer.colors.RED)
+    typer.echo(f"       details: {log.name}", err=True)
+    return int(ExitCode.INTERNAL)
+
+
+def _console(*, stderr: bool, quiet: bool = False) -> Console:
+    from provision.report import terminal
+
+    return terminal.console(stderr=stderr, quiet=quiet)
+
+
+def _live(quiet: bool) -> Live:
+    from provision.report.live import Live
+
+    return Live(_console(stderr=True, quiet=quiet))
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"provision {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command()
+@command
+def seed(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a bundled one.")] = "event-night",
+    scenario: Annotated[
+        str | None, typer.Option("--for", metavar="SCENARIO", help="Make as many tickets as this scenario can use.")
+    ] = None,
+    tickets: Annotated[int | None, typer.Option(min=1, help="How many tickets.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the ticket file goes.")] = Path("test-tickets.json"),
+    env: Annotated[Path | None, typer.Option(help="Also write TEST_EVENT_ID and so on, for `source`.")] = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a test event with its tickets and write test-tickets.json.
+
+    Examples:
+      provision seed
+      provision seed --for scenarios/scanner-burst.yaml
+      provision seed seeds/event-night.yaml --tickets 500 --env .env.test
+      provision seed --dry-run
+    """
+    from provision import pipeline
+
+    options = pipeline.SeedOptions(recipe, scenario, tickets, out, env, dry_run)
+    _print_seeded(pipeline.seed(options, _live(quiet)), env)
+
+
+def _print_seeded(seeded: Seeded, env: Path | None) -> None:
+    typer.echo(f"{'seeded' if seeded.written else 'would seed'} run {seeded.run} on {seeded.target}")
+    for table, rows in seeded.counts.items():
+        typer.echo(f"  {table:<20} {rows:>9,} rows")
+    typer.echo(f"  {seeded.why}; one more ticket is kept for a race by hand")
+    if seeded.written:
+        typer.echo(f"wrote {seeded.out}" + (f" and {env}" if env else ""))
+        typer.echo(f"next: provision run-scenario, then provision teardown --run {seeded.run}")
+
+
+@app.command("run-scenario")
+@command
+def run_scenario(
+    scenario: Annotated[
+        str, typer.Argument(help="A scenario file, or the name of a bundled one.")
+    ] = "scenarios/scanner-burst.yaml",
+    tickets: Annotated[Path, typer.Option(help="The file that seed wrote.")] = Path("test-tickets.json"),
+    vus: Annotated[int | None, typer.Option(min=1, help="Virtual users, in every part of the scenario.")] = None,
+    duration: Annotated[str | None, typer.Option(help="Length of constant-vus parts, such as 1m30s.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of every race.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Also write the summary here.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fire a scenario at the scan function and judge it from the replies and the database.
+
+    Exit code 0: every promise held. 99: one broke. 98: the run does not tell.
+
+    Examples:
+      provision run-scenario
+      provision run-scenario scenarios/scanner-burst.yaml --duration 20s --rounds 50
+      provision run-scenario my-scenario.yaml --tickets test-tickets.json --json summary.json
+    """
+    from provision import pipeline
+
+    options = pipeline.RunOptions(scenario, tickets, vus, duration, rounds, json)
+    outcome = pipeline.run_scenario(options, _live(quiet))
+    _print_rehearsal(outcome)
+    raise typer.Exit(int(outcome.verdict.exit_code))
+
+
+def _print_rehearsal(outcome: Rehearsal) -> None:
+    from provision.report import terminal
+
+    _console(stderr=False).print(terminal.summary(outcome.verdict, outcome.results))
+    typer.echo(f"\nreport: {outcome.folder / 'summary.json'}")
+
+
+@app.command()
+@command
+def teardown(
+    run: Annotated[str | None, typer.Option(help="The run to remove; the latest that is not clean by default.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All runs of this folder that are not clean.")] = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Remove exactly the rows that a run made, and prove it by a count.
+
+    Examples:
+      provision teardown
+      provision teardown --run 20260131-204500-x7kq3
+      provision teardown --all --dry-run
+    """
+    from provision import pipeline
+
+    result = pipeline.teardown(run, every=every, dry_run=dry_run, watcher=_live(quiet))
+    if not result.runs:
+        typer.echo("nothing to remove: every run of this folder is clean")
+    for done in result.runs:
+        _print_torn_down(done)
+    result.check()
+
+
+def _print_torn_down(done: TornDown) -> None:
+    typer.echo(f"{'would remove' if done.dry_run else 'removed'} run {done.run} from {done.target}")
+    for account in done.accounts:
+        state = "" if done.dry_run else f"{account.removed:>9,} removed {account.left:>9,} left"
+        typer.echo(f"  {account.table:<20} {account.found:>9,} found {state}".rstrip())
+        if account.why:
+            typer.echo(f"    {account.why}")
+    if not done.dry_run and not done.left:
+        typer.echo("nothing is left")
+
+
+@app.command()
+@command
+def check(
+    scenario: Annotated[str, typer.Argument(help="A scenario file or bundled name.")] = "scenarios/scanner-burst.yaml",
+    recipe: Annotated[str, typer.Option(help="A recipe file or bundled name.")] = "event-night",
+    quiet: Quiet = False,
+) -> None:
+    """Preflight: keys, schema, function arguments and a canary scan of one ticket, which is removed again.
+
+    Examples:
+      provision check
+      provision check my-scenario.yaml --recipe my-recipe.yaml
+    """
+    from provision import pipeline
+
+    checked = pipeline.check(scenario, recipe, _live(quiet))
+    typer.echo(f"ready: {checked.target}")
+    for fact in checked.facts:
+        typer.echo(f"  ✓ {fact}")
+
+
+@app.command()
+@command
+def demo(
+    broken: Annotated[
+        str | None, typer.Option("--broken", metavar="GATE", help="Rehearse with a faulty gate and see it caught.")
+    ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Half a minute instead of two.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """The whole of it on this machine: stack up, seed, burst, race, verdict, teardown.
+
+    Examples:
+      provision demo
+      provision demo --fast
+      provision demo --fast --broken check-then-act
+    """
+    from provision import pipeline
+
+    shown = pipeline.demo(gate=_broken_gate(broken), fast=fast, watcher=_live(quiet))
+    _print_rehearsal(shown.rehearsal)
+    _print_torn_down(shown.removed)
+    raise typer.Exit(int(shown.rehearsal.verdict.exit_code))
+
+
+def _broken_gate(name: str | None) -> str | None:
+    from provision.local import stack
+    from provision.yamlfile import unknown
+
+    broken = {gate: details for gate, details in stack.gates().items() if details.broken}
+    if name is not None and name not in broken:
+        raise ConfigError(f"--broken: {unknown('gate', name, broken)}")
+    return name
+
+
+Name = Annotated[str, typer.Option("--name", help="Which stack; several run side by side.")]
+
+
+@local.command()
+@command
+def up(
+    name: Name = "default",
+    gate: Annotated[str | None, typer.Option(help="The scan function to install, see `local gates`.")] = None,
+    pool: Annotated[int | None, typer.Option(min=1, help="Database connections of the API.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Start the embedded Supabase; it stays until `provision local down`.
+
+    Examples:
+      provision local up
+      provision local up --gate check-then-act
+      provision local up --name second --pool 1
+    """
+    from provision.local import stack
+
+    running = stack.up(name, gate=gate, pool=pool, progress=_live(quiet).say)
+    typer.echo(f"up: {running.url} ({running.tls_url} with TLS), gate {running.gate}, pool {running.pool}")
+    typer.echo(f'next: eval "$(provision local env{"" if name == "default" else f" --name {name}"})"')
+
+
+@local.command()
+@command
+def down(name: Name = "default") -> None:
+    """Stop it; its data stay.
+
+    Example: provision local down
+    """
+    from provision.local import stack
+
+    typer.echo("stopped" if stack.down(name) else "it was not running")
+
+
+@local.command()
+@command
+def status(name: Name = "default") -> None:
+    """Say whether it runs, and where.
+
+    Example: provision local status
+    """
+    from provision.local import stack
+
+    running = stack.status(name)
+    if running is None:
+        typer.echo("not running; start it with: provision local up")
+        raise typer.Exit(1)
+    typer.echo(f"up: {running.url} ({running.tls_url} with TLS), gate {running.gate}, pool {running.pool}")
+    typer.echo(f'logs: {running.log_dir}\npsql: psql "{running.dsn}"')
+
+
+@local.command()
+@command
+def env(name: Name = "default") -> None:
+    """Print its variables for `eval`, keys included: they open nothing but this machine's test database.
+
+    Example: eval "$(provision local env)"
+    """
+    from provision.local import stack
+
+    running = stack.status(name)
+    if running is None:
+        raise ConfigError("The stack is not running.", hint="Start it with: provision local up")
+    for variable, value in running.env().items():
+        typer.echo(f"export {variable}='{value}'")
+
+
+@local.command()
+@command
+def reset(name: Name = "default") -> None:
+    """Stop it and delete its data.
+
+    Example: provision local reset
+    """
+    from provision.local import stack
+
+    stack.reset(name)
+    typer.echo("deleted")
+
+
+@local.command()
+@command
+def gates() -> None:
+    """List the scan functions that `local up --gate` and `demo --broken` know.
+
+    Example: provision local gates
+    """
+    from provision.local import stack
+
+    for name, gate in sorted(stack.gates().items(), key=lambda item: (item[1].broken, item[0])):
+        typer.echo(f"{name:<28} {'broken' if gate.broken else 'correct':<8} {gate.description}")
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,8 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -39,6 +40,11 @@ class RunDir:
         except OSError as error:
             raise disk_error(root / run, error) from None
         return cls(root / run)
+
+    @classmethod
+    def ensure(cls, run: str, root: Path = ROOT) -> RunDir:
+        """The folder of a run, made when the run was seeded from elsewhere."""
+        return cls(root / run) if (root / run).is_dir() else cls.create(run, root)
 
     @classmethod
     def open(cls, run: str, root: Path = ROOT) -> RunDir:
@@ -112,6 +118,13 @@ class RunDir:
 def runs(root: Path = ROOT) -> list[str]:
     """The ids of the runs seeded from this folder, oldest first."""
     return sorted(path.parent.name for path in root.glob(f"*/{MANIFEST}"))
+
+
+@contextmanager
+def temporary_file(name: str) -> Iterator[Path]:
+    """A path for a file that nobody keeps, in a folder of its own that vanishes with it."""
+    with tempfile.TemporaryDirectory(prefix="provision-") as folder:
+        yield Path(folder) / name
 
 
 def write_text(path: Path, chunks: Iterable[str]) -> Path:

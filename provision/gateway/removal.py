@@ -55,7 +55,8 @@ def remove(gateway: Gateway, manifest: Manifest, done: Callable[[str, int, int],
     parts = slices(manifest)
     before = [gateway.count(part.table, within(part.column, part.ids)) for part in parts]
     reasons = [
-        _empty(gateway, part, partial(_tell, done, part.table, found)) for part, found in zip(parts, before, strict=True)
+        _empty(gateway, part, partial(_tell, done, part.table, found))
+        for part, found in zip(parts, before, strict=True)
     ]
     after = [gateway.count(part.table, within(part.column, part.ids)) for part in parts]
     return _by_table(
@@ -97,4 +98,3 @@ def _by_table(accounts: Iterator[Account] | Sequence[Account]) -> list[Account]:
             one.table, sofar.found + one.found, sofar.removed + one.removed, sofar.left + one.left, why
         )
     return list(total.values())
-

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import httpx
-from postgrest import APIError
+from postgrest import APIError, CountMethod, ReturnMethod
 from supabase import Client, ClientOptions
 from supabase.client import create_client
 
@@ -33,7 +34,7 @@ _Query = Any  # supabase-py's builders share methods, not a type
 class SupabaseGateway:
     """One supabase-py client; not for two threads at once."""
 
-    def __init__(self, target: Target, *, notify: Notify, sleep: Callable[[float], None] | None = None) -> None:
+    def __init__(self, target: Target, *, notify: Notify, sleep: Callable[[float], None] = time.sleep) -> None:
         self._target = target
         self._response: httpx.Response | None = None
         self._http = httpx.Client(
@@ -51,7 +52,7 @@ class SupabaseGateway:
             persist_session=False,
         )
         self._client: Client = create_client(target.url, target.key.reveal(), options)
-        self._retrying = policy(notify, **({} if sleep is None else {"sleep": sleep}))
+        self._retrying = policy(notify, sleep=sleep)
 
     def _remember(self, response: httpx.Response) -> None:
         self._response = response
@@ -77,7 +78,11 @@ class SupabaseGateway:
     def insert(self, table: str, rows: Sequence[Row], *, key: str) -> None:
         def write() -> None:
             self._client.table(table).upsert(
-                list(rows), returning="minimal", ignore_duplicates=True, on_conflict=key, default_to_null=False
+                list(rows),
+                returning=ReturnMethod.minimal,
+                ignore_duplicates=True,
+                on_conflict=key,
+                default_to_null=False,
             ).execute()
 
         self._call(f"insert into {table}", write)
@@ -85,7 +90,7 @@ class SupabaseGateway:
     def count(self, table: str, where: Sequence[Filter]) -> int:
         def read() -> int:
             column = where[0].column if where else "*"
-            query = self._client.table(table).select(column, count="exact").limit(1)
+            query = self._client.table(table).select(column, count=CountMethod.exact).limit(1)
             return _filtered(query, where).execute().count or 0
 
         return self._call(f"count of {table}", read)
@@ -113,7 +118,7 @@ class SupabaseGateway:
             raise ValueError("a delete without a condition")
 
         def remove() -> int:
-            query = self._client.table(table).delete(count="exact", returning="minimal")
+            query = self._client.table(table).delete(count=CountMethod.exact, returning=ReturnMethod.minimal)
             return _filtered(query, where).execute().count or 0
 
         return self._call(f"delete from {table}", remove)

@@ -29,9 +29,7 @@ def _tickets(gateway: Gateway, schema: Schema, evidence: Evidence, ids: IdRange)
     return (str(row[evidence.ticket]) for row in rows)
 
 
-def rows_of(
-    gateway: Gateway, schema: Schema, truth: Truth, tickets: Iterable[str]
-) -> dict[str, list[dict[str, Any]]]:
+def rows_of(gateway: Gateway, schema: Schema, truth: Truth, tickets: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
     """All rows about a few tickets, for the eyes of whoever must find the fault."""
     found: dict[str, list[dict[str, Any]]] = {ticket: [] for ticket in tickets}
     for evidence in filter(None, (truth.consumed, truth.entries)):

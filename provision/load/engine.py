@@ -179,7 +179,7 @@ class _Run:
             connection.close()
 
     async def _tick(self) -> None:
-        total = max(part.startTime + _planned(part) for part in self.job.scenario.scenarios.values())
+        total = max((p.startTime + _planned(p) for p in self.job.scenario.scenarios.values()), default=0.0)
         while True:
             await asyncio.sleep(0.25)
             elapsed = (time.perf_counter_ns() - self.began) / 1e9
@@ -253,9 +253,7 @@ class _Run:
     async def _ask(self, lane: _Lane, ticket: int) -> tuple[Outcome, Reply]:
         """One request on its own."""
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        fields = {"id": ABSENT_TICKET} if ticket == NO_TICKET else self.job.tickets[ticket]
-        if ticket == NO_TICKET:
-            fields = dict.fromkeys(self.job.tickets[0], "") | fields
+        fields = _absent(self.job.tickets[0]) if ticket == NO_TICKET else self.job.tickets[ticket]
         due = time.perf_counter_ns()
         lane.connection.send(self._request(fields, lane.vu, lane.iteration), answer.set_result)
         reply = await answer
@@ -398,3 +396,9 @@ class _ClosedModel:
 def _planned(part: spec.ConstantVus | spec.PerVuIterations | Race) -> float:
     """Seconds that a part is expected to take; what has no set length counts little."""
     return part.duration if isinstance(part, spec.ConstantVus) else 5.0
+
+
+def _absent(ticket: Mapping[str, str]) -> dict[str, str]:
+    """A ticket like this one that does not exist."""
+    kept = {name: ticket[name] for name in ("event_id", "type") if name in ticket}
+    return {**{name: f"absent-{name}" for name in ticket}, **kept, "id": ABSENT_TICKET}

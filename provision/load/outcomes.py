@@ -64,7 +64,7 @@ _BY_STATUS: Mapping[int, Outcome] = {
     504: Outcome.UNKNOWN,
     540: Outcome.REFUSED,
     544: Outcome.UNKNOWN,
-    **{status: Outcome.UNKNOWN for status in range(520, 528)},
+    **dict.fromkeys(range(520, 528), Outcome.UNKNOWN),
 }
 
 _NOTHING = object()
@@ -77,7 +77,7 @@ def classifier(rules: Mapping[str, Rule | Sequence[Rule]]) -> Classifier:
     matchers: list[tuple[Outcome, Matcher]] = [
         (Outcome(name), _matcher(rule))
         for name, given in rules.items()
-        for rule in (given if isinstance(given, list | tuple) else [given])
+        for rule in (given if isinstance(given, Sequence) else [given])
     ]
 
     def classify(reply: Reply) -> Outcome:
@@ -143,17 +143,13 @@ def _same(found: Any, wanted: Any) -> bool:
 def _by_convention(status: int, value: Any) -> Outcome:
     """The outcome of a reply that no rule names, from PostgREST's code or the HTTP status."""
     code = value.get("code") if isinstance(value, dict) else None
-    if status >= 400 and isinstance(code, str):
-        if code in _BY_CODE:
-            return _BY_CODE[code]
-        if code.startswith("08"):
-            return Outcome.UNKNOWN
+    if status >= 400 and isinstance(code, str) and (code in _BY_CODE or code.startswith("08")):
+        return _BY_CODE.get(code, Outcome.UNKNOWN)
     if status in _BY_STATUS:
         return _BY_STATUS[status]
-    if 300 <= status < 400:
-        return Outcome.REFUSED
     if status >= 500:
         return Outcome.ERROR if isinstance(code, str) else Outcome.UNKNOWN
-    if isinstance(code, str) and re.fullmatch(r"(2[23]|42|PGRST)\w+", code):
-        return Outcome.ERROR
-    return Outcome.UNCLASSIFIED
+    if 300 <= status < 400:
+        return Outcome.REFUSED
+    known = isinstance(code, str) and re.fullmatch(r"(2[23]|42|PGRST)\w+", code)
+    return Outcome.ERROR if known else Outcome.UNCLASSIFIED

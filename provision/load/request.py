@@ -13,7 +13,7 @@ from provision.load.wire import Origin, request_bytes, request_head
 from provision.yamlfile import unknown
 
 _TOKEN = re.compile(r"\{([a-z_]+(?:\.[A-Za-z_][A-Za-z0-9_]*)?)\}")
-_FIXED = frozenset({"vu", "iter", "round", "run", "event.id", "scanner.id"})
+_FIXED = frozenset({"vu", "iter"})
 
 
 class Template:
@@ -21,15 +21,25 @@ class Template:
 
     __slots__ = ("_head", "_parts", "tokens")
 
-    def __init__(self, request: Request, origin: Origin, headers: Mapping[str, str], fields: frozenset[str]) -> None:
-        """`headers` carry the key; `fields` are those of a ticket. ScenarioError for a token that means nothing."""
+    def __init__(
+        self,
+        request: Request,
+        origin: Origin,
+        headers: Mapping[str, str],
+        fields: frozenset[str],
+        common_tokens: frozenset[str] = frozenset(),
+    ) -> None:
+        """`headers` carry the key; `fields` are those of a ticket, `common_tokens` are the same for all.
+
+        ScenarioError for a token that means nothing.
+        """
         common = {"Accept": "application/json", "Content-Type": "application/json"}
         path = f"/rest/v1/rpc/{request.rpc}"
         self._head = request_head("POST", path, common | dict(headers) | request.headers, origin.authority)
         source = json.dumps(request.args, ensure_ascii=False, separators=(",", ":"))
         pieces = _TOKEN.split(source)
         self.tokens = tuple(pieces[1::2])
-        valid = _FIXED | {f"ticket.{name}" for name in fields}
+        valid = _FIXED | common_tokens | {f"ticket.{name}" for name in fields}
         for token in self.tokens:
             if token not in valid:
                 raise ScenarioError(f"request.args: {unknown('token', token, valid)}")

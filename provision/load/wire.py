@@ -59,7 +59,7 @@ class Reply(NamedTuple):
 
     status: int  # 0 when there is a fault
     body: bytes
-    sent: int  # 0 when never sent
+    sent: int  # just before the (last part of the) request was written; 0 when never sent
     first: int  # first byte of the reply
     last: int  # last byte, or the moment when the fault was known
     fault: Fault | None
@@ -193,8 +193,8 @@ class Connection(asyncio.Protocol):
         return self._transport is None or self._transport.get_write_buffer_size() == 0
 
     async def connect(self) -> None:
-        """Connect unless a live connection is there; raises ConnectFailed."""
-        if self._transport is None or (self._done is None and self._stale()):
+        """Connect unless a live connection is there, or a request that sees to it; raises ConnectFailed."""
+        if self._done is None and (self._transport is None or self._stale()):
             self._drop()
             await self._open()
             self._waited = (0, 0)  # a warm connection kept no request waiting
@@ -204,7 +204,7 @@ class Connection(asyncio.Protocol):
             async with asyncio.timeout(self.timeout):
                 sock, connecting = await self._dial()
                 handshaking = await self._attach(sock)
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:
             self._addresses = []
             raise ConnectFailed(_reason(error)) from None
         self._waited = (connecting, handshaking)
@@ -372,7 +372,7 @@ class Connection(asyncio.Protocol):
             self._closing = True
         except httptools.HttpParserError:
             self._closing = True
-            if not self._complete:
+            if not (self._complete or self._oversize):
                 self._fail(Fault.MALFORMED, "the answer is not HTTP")
                 return
         if self._oversize:

@@ -56,7 +56,8 @@ async def run_sql(place: Layout, install: Path, sql: str, what: str) -> None:
     _, errors, code = await _run(postgres.psql_command(install, place), {"preexec_fn": None}, stdin=sql.encode())
     if code != 0:
         raise LocalStackError(
-            f"the database refuses {what}: {errors.strip()}", hint=f"provision local reset; log: {place.logs}/postgres.log"
+            f"the database refuses {what}: {errors.strip()}",
+            hint=f"provision local reset; log: {place.logs}/postgres.log",
         )
 
 
@@ -66,12 +67,13 @@ async def apply_gate(place: Layout, install: Path, gate: Gate) -> None:
 
 
 async def start_api(place: Layout, server: Path, state: State, pool: int, postmaster: int) -> tuple[Process, State]:
-    """An API that serves requests, and the state with the ports it got; its configuration goes over stdin, never to disk."""
+    """An API that serves requests, and the state with the ports it got; its keys go over stdin, never to disk."""
     with open_log(place, "api") as log:
         api = await asyncio.create_subprocess_exec(
             node_binary(),
             "--no-warnings",
             server,
+            place.name,  # for whoever reads a list of processes
             stdin=PIPE,
             stdout=PIPE,
             stderr=log,
@@ -79,12 +81,8 @@ async def start_api(place: Layout, server: Path, state: State, pool: int, postma
             env=_api_env(),
             preexec_fn=dies_with_parent(signal.SIGKILL),
         )
-    assert api.stdin and api.stdout  # noqa: S101  both are pipes
     try:
-        api.stdin.write(json.dumps(_api_config(place, state, pool, postmaster)).encode() + b"\n")
-        await api.stdin.drain()
-        line = await asyncio.wait_for(api.stdout.readline(), _START_SECONDS)
-        ready = json.loads(line)
+        ready = await _configure(api, _api_config(place, state, pool, postmaster))
     except (TimeoutError, ValueError, OSError) as error:
         await stop(api, signal.SIGKILL)
         raise LocalStackError("the API server does not start", hint=f"log: {place.logs}/api.log") from error
@@ -140,17 +138,31 @@ async def _serve_postgres(place: Layout, install: Path) -> Process:
             **postgres.as_account(place.account, signal.SIGQUIT),
         )
     try:
-        async with asyncio.timeout(_START_SECONDS):
-            while not postgres.is_ready(place, server.pid):
-                if server.returncode is not None:
-                    raise LocalStackError("PostgreSQL does not start", hint=f"log: {place.logs}/postgres.log")
-                await asyncio.sleep(_POLL)
-    except BaseException as error:
+        await asyncio.wait_for(_until_ready(place, server), _START_SECONDS)
+    except TimeoutError as error:
         await stop(server, signal.SIGQUIT)
-        if isinstance(error, TimeoutError):
-            raise LocalStackError("PostgreSQL is not ready in time", hint=f"log: {place.logs}/postgres.log") from error
+        raise LocalStackError("PostgreSQL is not ready in time", hint=f"log: {place.logs}/postgres.log") from error
+    except BaseException:
+        await stop(server, signal.SIGQUIT)
         raise
     return server
+
+
+async def _until_ready(place: Layout, server: Process) -> None:
+    while not postgres.is_ready(place, server.pid):
+        if server.returncode is not None:
+            raise LocalStackError("PostgreSQL does not start", hint=f"log: {place.logs}/postgres.log")
+        await asyncio.sleep(_POLL)
+
+
+async def _configure(api: Process, config: dict[str, object]) -> dict[str, int]:
+    """What the API says once it serves requests."""
+    assert api.stdin is not None  # noqa: S101  a pipe
+    assert api.stdout is not None  # noqa: S101  a pipe
+    api.stdin.write(json.dumps(config).encode() + b"\n")
+    await api.stdin.drain()
+    ready: dict[str, int] = json.loads(await asyncio.wait_for(api.stdout.readline(), _START_SECONDS))
+    return ready
 
 
 async def _run(command: list[str], how: Any, stdin: bytes = b"") -> tuple[str, str, int]:

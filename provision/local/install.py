@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from provision.errors import LocalStackError
+from provision.local.paths import make_private
 from provision.local.process import dies_with_parent
 
 _SERVER = Path(__file__).parent / "server"
@@ -45,7 +47,7 @@ def install_server(cache: Path, progress: Callable[[str], None]) -> Path:
     """The path of a `server.mjs` with its packages beside it; installs them first if this cache has none."""
     packages = cache / "node" / _packages_key()
     if not (packages / "node_modules").is_dir():
-        packages.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(packages.parent)
         with file_lock(cache / "node" / ".lock"):
             if not (packages / "node_modules").is_dir():
                 progress("installing the API server's packages (once, some 150 MB)")
@@ -56,8 +58,6 @@ def install_server(cache: Path, progress: Callable[[str], None]) -> Path:
 @contextmanager
 def file_lock(path: Path) -> Iterator[None]:
     """Holds an exclusive lock on a file; the system releases it if the process dies."""
-    import fcntl  # not on Windows, where this module is imported for its messages only
-
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -109,7 +109,7 @@ def _npm_ci(directory: Path) -> None:
 
 
 def _place_modules(packages: Path) -> Path:
-    """Copies our modules to where their imports are found; under a name of their content, so that versions live side by side."""
+    """Copies our modules to where their imports are found, under a name made of their content."""
     modules = sorted(_SERVER.glob("*.mjs"))
     content = hashlib.sha256(b"".join(module.read_bytes() for module in modules)).hexdigest()[:12]
     place = packages / f"server-{content}"

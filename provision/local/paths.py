@@ -4,8 +4,9 @@
 <cache>/stacks/<name>/              mode 0700: state.json (keys, ports), certificate, logs
 home/  data/ and the socket         <cache>/stacks/<name>/home, or for root <shared>/<name>, see below
 
-PostgreSQL refuses to run as root. Root's own cache is closed to every other account and stays so; the database of root's
-stacks lives in `/var/tmp/provision-0-<hash of the cache's path>/<name>` instead, readable by the unprivileged account only.
+PostgreSQL refuses to run as root. Root's own cache is closed to every other account and stays so; the database of
+root's stacks lives in `/var/tmp/provision-0-<hash of the cache's path>/<name>` instead, which only the unprivileged
+account can read.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def unprivileged_account() -> Account:
 
 def make_directories(place: Layout) -> None:
     """Makes the stack's directories, each closed to others."""
-    for directory in (place.root, place.logs, place.control.parent):
+    for directory in (place.root.parent, place.root, place.logs, place.control.parent):
         _private(directory)
     if place.account is None:
         for directory in (place.home, place.sockets):
@@ -134,9 +135,15 @@ def make_directories(place: Layout) -> None:
         os.chown(directory, place.account.uid, place.account.gid, follow_symlinks=False)
 
 
+def make_private(directory: Path) -> None:
+    """Makes what is missing of this path, closed to others; what is there stays as it is."""
+    for missing in reversed([path for path in (directory, *directory.parents) if not path.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+
+
 def _private(directory: Path) -> None:
     """Makes `directory` with mode 0700; one that is somebody else's is refused."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(directory)
     if directory.lstat().st_uid != os.geteuid() or directory.is_symlink():
         raise LocalStackError(f"{directory} belongs to somebody else", hint="set PROVISION_CACHE_DIR to another place")
     directory.chmod(0o700)

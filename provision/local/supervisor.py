@@ -1,9 +1,9 @@
 """The process that owns a stack's servers: `python -m provision.local.supervisor <name> <cache>`.
 
-It listens on a socket. A client sends one line of JSON, `{"op": "up" | "lease" | "status" | "down", "gate", "pool", …}`,
+It listens on a socket. A client sends one line of JSON, `{"op": "up" | "lease" | "status" | "down", "gate", "pool"}`,
 and gets lines back: any number of `{"progress"}` and one `{"stack"}` or `{"error", "hint"}`. An open connection of a
-`lease` holds the stack; its end, for whatever reason, releases it. Without holders and without an `up` the process ends,
-and with it, by signal or by the end of their stdin, the servers.
+`lease` holds the stack; its end, for whatever reason, releases it. Without holders and without an `up` the process
+ends, and with it, by signal or by the end of their stdin, the servers.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from provision.local.paths import Layout, layout
 from provision.local.state import load_state, save_state
 
 DEFAULT_POOL = 20
+_PATIENCE = 10.0  # seconds for the first client to come: the one who started us may have been killed
 _RESTARTS = 5  # within…
 _RESTART_WINDOW = 60.0  # …seconds: more than that is no accident
 
@@ -40,7 +41,7 @@ class Supervisor:
     def __init__(self, place: Layout, server: Path) -> None:
         self.place = place
         self.server = server
-        self.install = postgres.installation(place)
+        self.install = Path()
         self.state = load_state(place.state_file)
         self.gate = ""
         self.pool = 0
@@ -110,6 +111,7 @@ class Supervisor:
 
     async def _start_database(self, say: Callable[[str], None]) -> None:
         say("starting PostgreSQL")
+        self.install = postgres.installation(self.place)
         self.database = await backend.start_postgres(self.place, self.install, say)
         log(f"PostgreSQL runs as process {self.database.pid}")
         self._watch(self.database, "PostgreSQL")
@@ -219,7 +221,7 @@ def log(text: str) -> None:
     sys.stderr.flush()
 
 
-async def run(place: Layout, server: Path) -> None:
+async def run(place: Layout, server: Path, listening: Callable[[], None]) -> None:
     """Serves clients until nobody needs the stack, then leaves nothing running."""
     supervisor = Supervisor(place, server)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -237,7 +239,8 @@ async def run(place: Layout, server: Path) -> None:
     place.control.unlink(missing_ok=True)
     listener = await asyncio.start_unix_server(connected, place.control)
     place.control.chmod(0o600)
-    patience = asyncio.get_running_loop().call_later(30, supervisor.end_if_unused)  # the starter may have been killed
+    listening()
+    patience = asyncio.get_running_loop().call_later(_PATIENCE, supervisor.end_if_unused)
     await supervisor.ended.wait()
     patience.cancel()
     listener.close()
@@ -251,13 +254,23 @@ async def run(place: Layout, server: Path) -> None:
 
 
 def main() -> None:
-    """Takes the stack's lock, which says to others that it is supervised, and runs."""
+    """Starts a supervisor in the background and returns when it can be talked to; exits with 1 if it cannot."""
     name, cache, server = sys.argv[1:]
+    told, tell = os.pipe()
+    if os.fork() > 0:
+        os.close(tell)
+        os._exit(0 if os.read(told, 1) else 1)  # at once: what stands in our buffers is the child's
+    os.close(told)
     place = layout(name, Path(cache))
     lock = os.open(place.supervisor_lock, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)  # an earlier one may still be on its way out
     os.chdir("/")
-    asyncio.run(run(place, Path(server)))
+
+    def listening() -> None:
+        os.write(tell, b".")  # fails if the one who started us is gone: then nobody needs us
+        os.close(tell)
+
+    asyncio.run(run(place, Path(server), listening))
 
 
 if __name__ == "__main__":

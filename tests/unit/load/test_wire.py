@@ -310,7 +310,7 @@ def test_connection_lost_while_idle_is_replaced_before_the_next_request(run: Run
             left.clear()
             replies.append(await asker())
             await left.wait()
-            await asyncio.sleep(0.01)
+            await until_stale(asker.connection)
         return replies, len(seen.requests)
 
     replies, requests = run(with_server(behave, use))
@@ -334,6 +334,11 @@ def test_connection_lost_just_now_is_noticed_though_the_loop_has_not_seen_it(run
 
     first, second, requests = run(with_server(replying(OK), use))
     assert (first.status, second.status, requests) == (200, 200, 2)
+
+
+async def until_stale(connection: Connection) -> None:
+    while not connection._stale():
+        await asyncio.sleep(0)
 
 
 def _spin(nanoseconds: int) -> None:
@@ -494,6 +499,19 @@ def test_closed_connection_can_be_used_again(run: Run) -> None:
     assert (first.status, second.status, connects) == (200, 200, 2)
 
 
+def test_connect_leaves_a_request_in_flight_alone(run: Run) -> None:
+    async def use(asker: Asker, seen: Seen) -> tuple[Reply, int]:
+        waiting = asyncio.ensure_future(asker())
+        await asyncio.sleep(0)
+        await asker.connection.connect()
+        reply = await waiting
+        await asker.connection.connect()
+        return reply, seen.connections
+
+    reply, connections = run(with_server(replying(OK), use))
+    assert (reply.status, connections) == (200, 1)
+
+
 def test_bytes_and_connects_are_counted(run: Run) -> None:
     async def use(asker: Asker, _seen: Seen) -> tuple[int, ...]:
         for _ in range(3):
@@ -593,16 +611,17 @@ async def fault_of(url: str, *, ca_file: Path | None = None, timeout: float = LO
 
 
 async def over_tls(
-    authority: Authority, behaviour: Behaviour, *, times: int = 1, pause: float = 0
+    authority: Authority, behaviour: Behaviour, *, times: int = 1, left: bool = False
 ) -> tuple[list[Reply], Connection, int]:
     async with serve(behaviour, authority.server("localhost", "127.0.0.1")) as seen:
         asker = Asker(Connection(Origin.parse(seen.secure_url, authority.file), timeout=LONG))
         replies = []
         for _ in range(times):
             replies.append(await asker())
-            await asyncio.sleep(pause)
+            if left:
+                await until_stale(asker.connection)
         asker.connection.close()
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         assert set(asker.calls) == {1}
         return replies, asker.connection, seen.connections
 
@@ -628,7 +647,7 @@ def test_tls_replies_are_classified_alike(
 
 
 def test_tls_connection_lost_while_idle_is_replaced(run: Run, authority: Authority) -> None:
-    replies, _, connections = run(over_tls(authority, replying(OK, end="close"), times=3, pause=0.05))
+    replies, _, connections = run(over_tls(authority, replying(OK, end="close"), times=3, left=True))
     assert [reply.status for reply in replies] == [200] * 3
     assert connections == 3
 
@@ -860,8 +879,8 @@ def test_origin_of_a_url(url: str, host: str, port: int, authority: str) -> None
 @pytest.mark.parametrize(
     "url",
     [
-        "", "localhost", "ftp://a", "http://", "http://a:99999", "http://a:b", "http://a:0", "http://u:secret@a", "http://a b",
-        "http://[::1", "//a",
+        "", "localhost", "ftp://a", "http://", "http://a:99999", "http://a:b", "http://a:0", "http://u:secret@a",
+        "http://a b", "http://[::1", "//a",
     ],
 )  # fmt: skip
 def test_url_that_is_no_origin_is_a_configuration_error(url: str) -> None:

@@ -1,0 +1,354 @@
+"""The whole tool on one page: one short function a command, values handed from stage to stage."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from dotenv import dotenv_values
+
+from provision import __version__, bundled, rundir
+from provision.errors import ConfigError, Interrupted, LeftBehind, ProvisionError
+from provision.rundir import MANIFEST, RunDir
+from provision.target import Secret, Target, from_environment
+
+if TYPE_CHECKING:
+    from provision.fixtures.manifest import Manifest
+    from provision.fixtures.plan import Plan
+    from provision.gateway import Gateway
+    from provision.gateway.removal import Account
+    from provision.load.engine import Progress
+    from provision.rehearsal import Rehearsal
+
+TICKETS_FILE = Path("test-tickets.json")
+EMBEDDED = "the embedded local stack"
+
+
+class Watcher(Protocol):
+    """Who is told what happens while it happens."""
+
+    def say(self, text: str) -> None:
+        """A line for the log."""
+
+    def rows(self, table: str, done: int, total: int) -> None:
+        """Rows written or removed so far."""
+
+    def load(self, progress: Progress) -> None:
+        """How far the load is."""
+
+    def busy(self, title: str) -> AbstractContextManager[None]:
+        """The time in which `rows` or `load` is called."""
+
+
+# -- where
+
+
+@contextmanager
+def open_target(watcher: Watcher) -> Iterator[Target]:
+    """The target that the environment or `.env` names; the embedded local stack when they name none."""
+    target = from_environment(os.environ, dotenv_values(".env") if Path(".env").is_file() else {})
+    if target is not None:
+        yield target
+        return
+    from provision.local import stack
+
+    with stack.lease(progress=watcher.say) as running:
+        watcher.say(f"No SUPABASE_URL is set: using the embedded local stack at {running.url}.")
+        yield embedded(running.url, running.secret_key)
+
+
+def embedded(url: str, key: str) -> Target:
+    """The target that the embedded stack is."""
+    return Target(url, Secret(key), embedded=True)
+
+
+def identity(target: Target) -> str:
+    """What a target is called in manifests and ticket files; the embedded stack's port may change, it may not."""
+    return EMBEDDED if target.embedded else target.url
+
+
+@contextmanager
+def open_gateway(target: Target, watcher: Watcher) -> Iterator[Gateway]:
+    """The gateway to a target, closed afterwards."""
+    from provision.gateway.supabase import SupabaseGateway
+
+    with closing(SupabaseGateway(target, notify=watcher.say)) as gateway:
+        yield gateway
+
+
+def versions() -> dict[str, str]:
+    """What made a file."""
+    return {"provision": __version__, "faker": version("faker"), "python": platform.python_version()}
+
+
+# -- seed
+
+
+@dataclass(frozen=True, slots=True)
+class SeedOptions:
+    """What `provision seed` was asked for."""
+
+    recipe: str = "event-night"
+    scenario: str | None = None
+    tickets: int | None = None
+    out: Path = TICKETS_FILE
+    env: Path | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Seeded:
+    """What a seed made, or in a dry run would make; `why` says where the number of tickets comes from."""
+
+    run: str
+    target: str
+    counts: Mapping[str, int]
+    out: Path
+    why: str
+    written: bool
+
+
+def seed(options: SeedOptions, watcher: Watcher) -> Seeded:
+    """Recipe → plan → manifest → rows → ticket file."""
+    with open_target(watcher) as target:
+        return seed_target(options, target, watcher)
+
+
+def seed_target(options: SeedOptions, target: Target, watcher: Watcher) -> Seeded:
+    """`seed` on a target that is open."""
+    from provision.fixtures import manifest, plan, recipe, tickets
+    from provision.gateway import seeding
+
+    parsed, document = recipe.parse(*bundled.find("seeds", options.recipe))
+    count, why = _ticket_count(options, parsed.count)
+    for path in filter(None, (options.out, options.env)):
+        rundir.check_writable(path)
+    now = datetime.now(UTC)
+    created = now.isoformat(timespec="seconds")
+    with open_gateway(target, watcher) as gateway:
+        planned = plan.build(parsed, document, gateway.schema(), rundir.new_run_id(now), now.date(), count)
+        seeded = Seeded(planned.run, identity(target), _counts(planned), options.out, why, not options.dry_run)
+        if options.dry_run:
+            return seeded
+        folder = RunDir.create(planned.run)
+        head = manifest.announce(
+            planned, created=created, target=identity(target), schema=target.schema, versions=versions()
+        )
+        folder.append(MANIFEST, head)
+        with owned(planned.run), watcher.busy(f"Seeding {planned.run}"):
+            seeding.fill(
+                gateway,
+                planned,
+                lambda table: folder.append(MANIFEST, {"event": "insert", "table": table}),
+                watcher.rows,
+            )
+            text = tickets.document(
+                planned, url=target.url, target=identity(target), created=created, versions=versions()
+            )
+            rundir.write_text(options.out, text)
+            if options.env:
+                rundir.write_text(options.env, [tickets.env_file(planned, target.url)])
+            folder.append(MANIFEST, {"event": "seeded", "tickets": str(options.out.resolve())})
+    return seeded
+
+
+def _ticket_count(options: SeedOptions, default: int) -> tuple[int, str]:
+    """How many tickets, and why so many."""
+    if options.tickets is not None:
+        return options.tickets, "--tickets"
+    if options.scenario is None:
+        return default, f"the recipe {options.recipe}"
+    from provision.load import spec
+
+    scenario = spec.parse(*bundled.find("scenarios", options.scenario))
+    total, words = spec.tickets_needed(scenario)
+    return total, f"{scenario.name} can use {' + '.join(words)}"
+
+
+def _counts(plan: Plan) -> dict[str, int]:
+    return {table.table: table.rows for table in plan.tables}
+
+
+@contextmanager
+def owned(run: str) -> Iterator[None]:
+    """While rows of a run may be in the database, whatever ends badly says how to remove them."""
+    hint = f"Rows of run {run} may be in the database; remove them with: provision teardown --run {run}"
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("Interrupted.", hint=hint) from None
+    except ProvisionError as error:
+        error.hint = f"{error.hint} {hint}".strip()
+        raise
+
+
+# -- teardown
+
+
+@dataclass(frozen=True, slots=True)
+class TornDown:
+    """What a teardown did to one run, table by table."""
+
+    run: str
+    target: str
+    accounts: Sequence[Account]
+    dry_run: bool = False
+
+    @property
+    def left(self) -> int:
+        return sum(account.left for account in self.accounts)
+
+
+@dataclass(slots=True)
+class Teardown:
+    """All runs that a teardown went through."""
+
+    runs: list[TornDown] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Raise LeftBehind when rows are left."""
+        left = {done.run: done.left for done in self.runs if done.left and not done.dry_run}
+        if left:
+            raise LeftBehind(
+                f"{sum(left.values())} rows are left of {', '.join(left)}.",
+                hint="See the reasons above, mend them, and run the same teardown again.",
+            )
+
+
+def teardown(run: str | None, *, every: bool, dry_run: bool, watcher: Watcher) -> Teardown:
+    """Remove what a run made: the named one, all of this folder, or the latest that is not clean."""
+    if run is not None and every:
+        raise ConfigError("--run and --all exclude each other.")
+    chosen = [run] if run is not None else _unclean()
+    chosen = chosen if every or run is not None else chosen[-1:]
+    folders = [RunDir.open(name) for name in chosen]
+    result = Teardown()
+    if not folders:
+        return result
+    with open_target(watcher) as target:
+        for folder in folders:
+            result.runs.append(teardown_run(folder, target, watcher, dry_run=dry_run))
+    return result
+
+
+def teardown_run(folder: RunDir, target: Target, watcher: Watcher, *, dry_run: bool = False) -> TornDown:
+    """Remove one run's rows from the target that it was seeded on."""
+    from provision.gateway import removal
+
+    manifest = _manifest(folder)
+    _same_target(manifest.target, target, f"Run {manifest.run} was seeded on")
+    with open_gateway(target, watcher) as gateway:
+        if dry_run:
+            return TornDown(manifest.run, manifest.target, removal.survey(gateway, manifest), dry_run=True)
+        with owned(manifest.run), watcher.busy(f"Removing {manifest.run}"):
+            done = TornDown(manifest.run, manifest.target, removal.remove(gateway, manifest, watcher.rows))
+    folder.append(MANIFEST, {"event": "left" if done.left else "clean", "rows": done.left})
+    return done
+
+
+def _unclean() -> list[str]:
+    """The runs of this folder that may still have rows in a database, oldest first."""
+    return [run for run in rundir.runs() if _manifest(RunDir.open(run)).state != "clean"]
+
+
+def _manifest(folder: RunDir) -> Manifest:
+    from provision.fixtures import manifest
+
+    return manifest.read(folder.lines(MANIFEST))
+
+
+def _same_target(recorded: str, target: Target, what: str) -> None:
+    """Raise ConfigError when a run or a ticket file belongs to another database than the one that is set."""
+    if recorded not in {identity(target), target.url}:
+        raise ConfigError(
+            f"{what} {recorded}, but the target now is {identity(target)}.",
+            hint=f"Set SUPABASE_URL to {recorded}." if recorded != EMBEDDED else "Unset SUPABASE_URL and the key.",
+        )
+
+
+# -- run-scenario and check
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What `provision run-scenario` was asked for."""
+
+    scenario: str = "scanner-burst"
+    tickets: Path = TICKETS_FILE
+    vus: int | None = None
+    duration: str | None = None
+    rounds: int | None = None
+    json: Path | None = None
+
+
+def run_scenario(options: RunOptions, watcher: Watcher) -> Rehearsal:
+    """Scenario + tickets → load → snapshot → verdict; everything is checked before the first request."""
+    from provision import rehearsal
+
+    wanted = rehearsal.prepare(options)
+    with open_target(watcher) as target:
+        _same_target(wanted.tickets.target, target, f"{options.tickets} holds tickets of")
+        return rehearsal.rehearse(wanted, target, watcher)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a preflight found in order."""
+
+    target: str
+    facts: Sequence[str]
+
+
+def check(scenario: str, recipe: str, watcher: Watcher) -> Checked:
+    """Rehearse with a single ticket: schema, function, columns and a canary scan; removes again what it made."""
+    from provision import rehearsal
+
+    with open_target(watcher) as target, rundir.temporary_file("tickets.json") as out:
+        seeded = seed_target(SeedOptions(recipe=recipe, tickets=1, out=out), target, watcher)
+        folder = RunDir.open(seeded.run)
+        try:
+            facts = rehearsal.preflight(rehearsal.prepare(RunOptions(scenario=scenario, tickets=out)), target, watcher)
+        finally:
+            removed = Teardown([teardown_run(folder, target, watcher)])
+        removed.check()
+        return Checked(target.url, [*facts, "everything that the check made is removed again"])
+
+
+# -- demo
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """A whole rehearsal on the embedded stack."""
+
+    rehearsal: Rehearsal
+    removed: TornDown
+
+
+def demo(*, gate: str | None, fast: bool, watcher: Watcher) -> Demo:
+    """Stack up, seed, burst, race, verdict, teardown; the stack ends with it unless it ran before."""
+    from provision import rehearsal
+    from provision.local import stack
+
+    scenario = "quick" if fast else "scanner-burst"
+    with stack.lease("demo", gate=gate or "row-lock-nowait", progress=watcher.say) as running:
+        watcher.say(f"The stack is up at {running.url}, its gate is {running.gate}.")
+        target = embedded(running.url, running.secret_key)
+        with rundir.temporary_file("tickets.json") as out:
+            seeded = seed_target(SeedOptions(scenario=scenario, out=out), target, watcher)
+            watcher.say(f"Seeded {sum(seeded.counts.values()):,} rows as run {seeded.run} ({seeded.why}).")
+            folder = RunDir.open(seeded.run)
+            try:
+                wanted = rehearsal.prepare(RunOptions(scenario=scenario, tickets=out))
+                outcome = rehearsal.rehearse(wanted, target, watcher)
+            finally:
+                removed = teardown_run(folder, target, watcher)
+        Teardown([removed]).check()
+        return Demo(outcome, removed)

@@ -1,0 +1,261 @@
+"""A rehearsal: a scenario and tickets made ready, checked against the target, run, judged and saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from provision import __version__, bundled, rundir
+from provision.audit import evidence, thresholds, verdict
+from provision.audit.evidence import Snapshot
+from provision.audit.thresholds import Threshold
+from provision.audit.verdict import Verdict
+from provision.errors import Refused, ScenarioError, TicketsError, Unreachable
+from provision.fixtures import tickets as ticket_file
+from provision.fixtures.ids import IdRange
+from provision.fixtures.schema import Schema
+from provision.fixtures.tickets import Tickets
+from provision.gateway import Gateway, truth, within
+from provision.load import engine, spec
+from provision.load.engine import Job
+from provision.load.outcomes import Outcome, classifier
+from provision.load.request import Template
+from provision.load.results import Results
+from provision.load.spec import Scenario
+from provision.load.wire import Origin, Reply
+from provision.report import machine
+from provision.rundir import RunDir
+from provision.target import Target
+from provision.yamlfile import unknown
+
+if TYPE_CHECKING:
+    from provision.pipeline import RunOptions, Watcher
+
+BROKEN_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be rehearsed, read and checked as far as that goes without the target."""
+
+    path: Path
+    source: str
+    scenario: Scenario
+    thresholds: tuple[Threshold, ...]
+    tickets: Tickets
+    ids: IdRange
+    json: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """A judged run and the folder that keeps it."""
+
+    verdict: Verdict
+    results: Results
+    folder: Path
+
+
+def prepare(options: RunOptions) -> Wanted:
+    """Read scenario and tickets; ScenarioError, TicketsError or ConfigError for whatever is wrong with them."""
+    path, source = bundled.find("scenarios", options.scenario)
+    scenario = spec.parse(path, source)
+    duration = None if options.duration is None else _duration(options.duration)
+    scenario = spec.override(scenario, vus=options.vus, duration=duration, rounds=options.rounds)
+    wanted = tuple(_thresholds(path, scenario))
+    try:
+        text = options.tickets.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise TicketsError(f"{options.tickets}: {reason}.", hint="Make one with: provision seed") from None
+    tickets = ticket_file.parse(options.tickets, text)
+    if options.json:
+        rundir.check_writable(options.json)
+    return Wanted(path, source, scenario, wanted, tickets, _ids(options.tickets, tickets), options.json)
+
+
+def _duration(text: str) -> float:
+    try:
+        return spec.seconds(text)
+    except ValueError as error:
+        raise ScenarioError(f"--duration: {error}") from None
+
+
+def _thresholds(path: Path, scenario: Scenario) -> Sequence[Threshold]:
+    found = []
+    for metric, given in scenario.thresholds.items():
+        for expression in [given] if isinstance(given, str) else given:
+            try:
+                found.append(thresholds.parse(metric, expression, scenario.scenarios))
+            except ValueError as error:
+                raise ScenarioError(f"{path}: thresholds.{metric}: {error}") from None
+    return found
+
+
+def _ids(path: Path, tickets: Tickets) -> IdRange:
+    """The range of ids that the file's tickets and its race ticket make up; TicketsError when one is not in it."""
+    if not tickets.fields:
+        raise TicketsError(f"{path} holds no ticket.", hint="Make one with: provision seed")
+    try:
+        table = int(tickets.race[20:23], 16)
+        ids = IdRange(tickets.run, table, 0, len(tickets) + 1)
+        for ticket in tickets.fields:
+            ids.ordinal(ticket["id"])
+        ids.ordinal(tickets.race)
+    except (KeyError, ValueError):
+        raise TicketsError(
+            f"{path} holds tickets that are not of run {tickets.run}.", hint="Make a new file with: provision seed"
+        ) from None
+    return ids
+
+
+# -- against the target
+
+
+def rehearse(wanted: Wanted, target: Target, watcher: Watcher) -> Rehearsal:
+    """Check the target, run the load, take the snapshot, judge, save."""
+    from provision.pipeline import open_gateway
+
+    with open_gateway(target, watcher) as gateway:
+        schema = gateway.schema()
+        check_schema(wanted, schema)
+        fresh = _fresh(gateway, schema, wanted)
+        job = _job(wanted, target, fresh)
+        folder = RunDir.ensure(wanted.tickets.run).subfolder(wanted.scenario.name)
+        folder.write_json("scenario.json", {"file": str(wanted.path), **wanted.scenario.model_dump(mode="json")})
+        with folder.open_binary("results.bin") as journal, watcher.busy(f"Running {wanted.scenario.name}"):
+            results = engine.run(job, journal, watch=watcher.load, check_canary=check_canary)
+        folder.write_json("results.json", results.to_json())
+        snapshot = _snapshot(gateway, schema, wanted, results, {ticket["id"] for ticket in fresh})
+    folder.write_json("snapshot.json", snapshot.to_json())
+    return _judge(wanted, target, results, snapshot, folder)
+
+
+def preflight(wanted: Wanted, target: Target, watcher: Watcher) -> list[str]:
+    """Everything of `rehearse` up to the load, the canary included; the facts that were found in order."""
+    from provision.pipeline import open_gateway
+
+    bare = wanted.scenario.model_copy(update={"scenarios": {}})
+    with open_gateway(target, watcher) as gateway:
+        schema = gateway.schema()
+        check_schema(wanted, schema)
+        job = _job(replace(wanted, scenario=bare), target, [dict(ticket) for ticket in wanted.tickets.fields])
+        with open("/dev/null", "wb") as journal:
+            results = engine.run(job, journal, watch=watcher.load, check_canary=check_canary)
+        snapshot = truth.take(gateway, schema, wanted.scenario.truth, wanted.ids)
+    broken = [f for f in verdict.judge(results, snapshot, ()).findings if f.status == 2]
+    if broken:
+        raise ScenarioError(f"The canary scan broke a promise: {broken[0].statement}")
+    return [
+        f"{len(schema.tables)} tables and {len(schema.functions)} functions are exposed",
+        f"{wanted.scenario.request.rpc} takes the scenario's arguments",
+        "the scenario's truth is in the schema",
+        *(f"canary: {record.named} (HTTP {record.status})" for record in results.records()),
+    ]
+
+
+def check_schema(wanted: Wanted, schema: Schema) -> None:
+    """Raise ScenarioError when function, arguments or truth are not what the API exposes."""
+    request = wanted.scenario.request
+    function = schema.functions.get(request.rpc)
+    if function is None:
+        raise ScenarioError(f"{wanted.path}: request.rpc: {unknown('function', request.rpc, schema.functions)}")
+    for name in request.args:
+        if name not in function.arguments:
+            raise ScenarioError(f"{wanted.path}: request.args: {unknown('argument', name, function.arguments)}")
+    if missing := sorted(function.required - set(request.args)):
+        raise ScenarioError(f"{wanted.path}: request.args: {request.rpc} needs {', '.join(missing)} as well")
+    truth.check(schema, wanted.scenario.truth)
+
+
+def _fresh(gateway: Gateway, schema: Schema, wanted: Wanted) -> list[dict[str, str]]:
+    """The tickets that are in the database and were not used before; TicketsError when they are too few."""
+    hint = f"Seed enough with: provision seed --for {wanted.path}"
+    sample = wanted.scenario.truth.consumed or wanted.scenario.truth.entries
+    if wanted.scenario.truth.consumed and sample:
+        there = gateway.count(sample.table, within(sample.ticket, wanted.ids))
+        if there < len(wanted.tickets):
+            raise TicketsError(
+                f"{there} of the file's {len(wanted.tickets)} tickets are in the database (torn down?).", hint=hint
+            )
+    before = truth.take(gateway, schema, wanted.scenario.truth, wanted.ids)
+    used = {*(before.consumed or ()), *(before.entries or ())}
+    fresh = [dict(ticket) for ticket in wanted.tickets.fields if ticket["id"] not in used]
+    needed = _needed(wanted.scenario)
+    if len(fresh) < needed:
+        already = f", {len(used)} of them used already" if used else ""
+        raise TicketsError(
+            f"The scenario can use {needed} tickets; the file has {len(wanted.tickets)}{already}.", hint=hint
+        )
+    return fresh
+
+
+def _needed(scenario: Scenario) -> int:
+    """The tickets that a scenario can use; where nothing bounds it, enough to begin."""
+    try:
+        return spec.tickets_needed(scenario)[0]
+    except ScenarioError:
+        return spec.CANARY_TICKETS + 1
+
+
+def _job(wanted: Wanted, target: Target, fresh: list[dict[str, str]]) -> Job:
+    origin = Origin.parse(target.url, target.ca_file)
+    values = {"run": wanted.tickets.run, "event.id": wanted.tickets.event}
+    if wanted.tickets.scanner:
+        values["scanner.id"] = wanted.tickets.scanner
+    headers = {**target.headers, "User-Agent": f"provision/{__version__}"}
+    template = Template(wanted.scenario.request, origin, headers, frozenset(fresh[0]), frozenset(values))
+    classify = classifier(wanted.scenario.outcomes)
+    return Job(wanted.scenario, origin, template, classify, fresh, values, seed=wanted.tickets.run)
+
+
+def check_canary(answers: list[tuple[Outcome, Reply]]) -> None:
+    """Raise, in the API's own words, when the first scans show that the scenario or the target is not set up right."""
+    for (outcome, reply), what in zip(answers, ("a fresh ticket", "the same ticket", "no ticket at all"), strict=False):
+        words = f"The canary scan of {what} was answered with {_words(reply)}"
+        if outcome is Outcome.NOT_SENT:
+            raise Unreachable(f"The canary scan was not sent: {reply.detail}.", hint="Check SUPABASE_URL.")
+        if outcome is Outcome.UNAUTHORISED:
+            raise Refused(f"{words}.", hint="Check the key and the function's GRANTs.")
+        if outcome is Outcome.UNCLASSIFIED:
+            raise ScenarioError(f"{words}: no outcome rule fits.", hint="Add a rule under outcomes.")
+        if what == "a fresh ticket" and outcome is not Outcome.ADMITTED:
+            raise ScenarioError(
+                f"{words}: {outcome}, not admitted.", hint="Check request.args and the rule for admitted."
+            )
+
+
+def _words(reply: Reply) -> str:
+    return f"HTTP {reply.status}: {reply.detail or reply.body[:300].decode(errors='replace')}"
+
+
+def _snapshot(gateway: Gateway, schema: Schema, wanted: Wanted, results: Results, fresh: set[str]) -> Snapshot:
+    """What the database says of the tickets that were fresh, with the rows of those on which a promise broke."""
+    taken = truth.take(gateway, schema, wanted.scenario.truth, wanted.ids)
+    consumed = None if taken.consumed is None else taken.consumed & fresh
+    entries = None if taken.entries is None else {t: n for t, n in taken.entries.items() if t in fresh}
+    snapshot = Snapshot(consumed, entries)
+    cases = evidence.gather(results, snapshot).cases.values()
+    broken = [c.ticket for c in cases if c.twice or c.lost or c.unexpected or c.disagrees][:BROKEN_SHOWN]
+    return replace(snapshot, rows=truth.rows_of(gateway, schema, wanted.scenario.truth, broken))
+
+
+def _judge(wanted: Wanted, target: Target, results: Results, snapshot: Snapshot, folder: RunDir) -> Rehearsal:
+    judged = verdict.judge(results, snapshot, wanted.thresholds)
+    run: dict[str, Any] = {
+        "id": wanted.tickets.run,
+        "scenario": wanted.scenario.name,
+        "target": target.url,
+        "started": results.started,
+        "elapsed": results.elapsed,
+        "version": __version__,
+        "folder": str(folder.path),
+    }
+    summary = machine.summary(judged, results, run)
+    folder.write_json("summary.json", summary)
+    if wanted.json:
+        rundir.write_text(wanted.json, [json.dumps(summary, ensure_ascii=False, indent=2) + "\n"])
+    return Rehearsal(judged, results, folder.path)
