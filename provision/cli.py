@@ -187,9 +187,9 @@ def run_scenario(
       provision run-scenario scenarios/scanner-burst.yaml --duration 20s --rounds 50
       provision run-scenario my-scenario.yaml --tickets test-tickets.json --json summary.json
     """
-    from provision import pipeline
+    from provision import pipeline, rehearsal
 
-    options = pipeline.RunOptions(scenario, tickets, vus, duration, rounds, json)
+    options = rehearsal.RunOptions(scenario, tickets, vus, duration, rounds, json)
     outcome = pipeline.run_scenario(options, _live(quiet))
     _print_rehearsal(outcome)
     raise typer.Exit(int(outcome.verdict.exit_code))

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from dotenv import dotenv_values
 
 from provision import __version__, bundled, rundir
 from provision.errors import ConfigError, Interrupted, LeftBehind, ProvisionError
+from provision.report import Watcher
 from provision.rundir import MANIFEST, RunDir
 from provision.target import Secret, Target, from_environment
 
@@ -24,27 +25,10 @@ if TYPE_CHECKING:
     from provision.fixtures.plan import Plan
     from provision.gateway import Gateway
     from provision.gateway.removal import Account
-    from provision.load.engine import Progress
-    from provision.rehearsal import Rehearsal
+    from provision.rehearsal import Rehearsal, RunOptions
 
 TICKETS_FILE = Path("test-tickets.json")
 EMBEDDED = "the embedded local stack"
-
-
-class Watcher(Protocol):
-    """Who is told what happens while it happens."""
-
-    def say(self, text: str) -> None:
-        """A line for the log."""
-
-    def rows(self, table: str, done: int, total: int) -> None:
-        """Rows written or removed so far."""
-
-    def load(self, progress: Progress) -> None:
-        """How far the load is."""
-
-    def busy(self, title: str) -> AbstractContextManager[None]:
-        """The time in which `rows` or `load` is called."""
 
 
 # -- where
@@ -276,18 +260,6 @@ def _same_target(recorded: str, target: Target, what: str) -> None:
 # -- run-scenario and check
 
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What `provision run-scenario` was asked for."""
-
-    scenario: str = "scanner-burst"
-    tickets: Path = TICKETS_FILE
-    vus: int | None = None
-    duration: str | None = None
-    rounds: int | None = None
-    json: Path | None = None
-
-
 def run_scenario(options: RunOptions, watcher: Watcher) -> Rehearsal:
     """Scenario + tickets → load → snapshot → verdict; everything is checked before the first request."""
     from provision import rehearsal
@@ -295,7 +267,8 @@ def run_scenario(options: RunOptions, watcher: Watcher) -> Rehearsal:
     wanted = rehearsal.prepare(options)
     with open_target(watcher) as target:
         _same_target(wanted.tickets.target, target, f"{options.tickets} holds tickets of")
-        return rehearsal.rehearse(wanted, target, watcher)
+        with open_gateway(target, watcher) as gateway:
+            return rehearsal.rehearse(wanted, target, gateway, watcher)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +287,9 @@ def check(scenario: str, recipe: str, watcher: Watcher) -> Checked:
         seeded = seed_target(SeedOptions(recipe=recipe, tickets=1, out=out), target, watcher)
         folder = RunDir.open(seeded.run)
         try:
-            facts = rehearsal.preflight(rehearsal.prepare(RunOptions(scenario=scenario, tickets=out)), target, watcher)
+            wanted = rehearsal.prepare(rehearsal.RunOptions(scenario=scenario, tickets=out))
+            with open_gateway(target, watcher) as gateway:
+                facts = rehearsal.preflight(wanted, target, gateway)
         finally:
             removed = Teardown([teardown_run(folder, target, watcher)])
         removed.check()
@@ -346,8 +321,9 @@ def demo(*, gate: str | None, fast: bool, watcher: Watcher) -> Demo:
             watcher.say(f"Seeded {sum(seeded.counts.values()):,} rows as run {seeded.run} ({seeded.why}).")
             folder = RunDir.open(seeded.run)
             try:
-                wanted = rehearsal.prepare(RunOptions(scenario=scenario, tickets=out))
-                outcome = rehearsal.rehearse(wanted, target, watcher)
+                wanted = rehearsal.prepare(rehearsal.RunOptions(scenario=scenario, tickets=out))
+                with open_gateway(target, watcher) as gateway:
+                    outcome = rehearsal.rehearse(wanted, target, gateway, watcher)
             finally:
                 removed = teardown_run(folder, target, watcher)
         Teardown([removed]).check()

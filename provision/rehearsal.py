@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from provision import __version__, bundled, rundir
 from provision.audit import evidence, thresholds, verdict
 from provision.audit.evidence import Snapshot
+from provision.audit.promises import Status
 from provision.audit.thresholds import Threshold
 from provision.audit.verdict import Verdict
 from provision.errors import Refused, ScenarioError, TicketsError, Unreachable
@@ -26,15 +28,24 @@ from provision.load.request import Template
 from provision.load.results import Results
 from provision.load.spec import Scenario
 from provision.load.wire import Origin, Reply
-from provision.report import machine
+from provision.report import Watcher, machine
 from provision.rundir import RunDir
 from provision.target import Target
 from provision.yamlfile import unknown
 
-if TYPE_CHECKING:
-    from provision.pipeline import RunOptions, Watcher
-
 BROKEN_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What `provision run-scenario` was asked for."""
+
+    scenario: str = "scanner-burst"
+    tickets: Path = Path("test-tickets.json")
+    vus: int | None = None
+    duration: str | None = None
+    rounds: int | None = None
+    json: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,38 +126,31 @@ def _ids(path: Path, tickets: Tickets) -> IdRange:
 # -- against the target
 
 
-def rehearse(wanted: Wanted, target: Target, watcher: Watcher) -> Rehearsal:
+def rehearse(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher) -> Rehearsal:
     """Check the target, run the load, take the snapshot, judge, save."""
-    from provision.pipeline import open_gateway
-
-    with open_gateway(target, watcher) as gateway:
-        schema = gateway.schema()
-        check_schema(wanted, schema)
-        fresh = _fresh(gateway, schema, wanted)
-        job = _job(wanted, target, fresh)
-        folder = RunDir.ensure(wanted.tickets.run).subfolder(wanted.scenario.name)
-        folder.write_json("scenario.json", {"file": str(wanted.path), **wanted.scenario.model_dump(mode="json")})
-        with folder.open_binary("results.bin") as journal, watcher.busy(f"Running {wanted.scenario.name}"):
-            results = engine.run(job, journal, watch=watcher.load, check_canary=check_canary)
-        folder.write_json("results.json", results.to_json())
-        snapshot = _snapshot(gateway, schema, wanted, results, {ticket["id"] for ticket in fresh})
+    schema = gateway.schema()
+    check_schema(wanted, schema)
+    fresh = _fresh(gateway, schema, wanted)
+    job = _job(wanted, target, fresh)
+    folder = RunDir.ensure(wanted.tickets.run).subfolder(wanted.scenario.name)
+    folder.write_json("scenario.json", {"file": str(wanted.path), **wanted.scenario.model_dump(mode="json")})
+    with folder.open_binary("results.bin") as journal, watcher.busy(f"Running {wanted.scenario.name}"):
+        results = engine.run(job, journal, watch=watcher.load, check_canary=check_canary)
+    folder.write_json("results.json", results.to_json())
+    snapshot = _snapshot(gateway, schema, wanted, results, {ticket["id"] for ticket in fresh})
     folder.write_json("snapshot.json", snapshot.to_json())
     return _judge(wanted, target, results, snapshot, folder)
 
 
-def preflight(wanted: Wanted, target: Target, watcher: Watcher) -> list[str]:
+def preflight(wanted: Wanted, target: Target, gateway: Gateway) -> list[str]:
     """Everything of `rehearse` up to the load, the canary included; the facts that were found in order."""
-    from provision.pipeline import open_gateway
-
     bare = wanted.scenario.model_copy(update={"scenarios": {}})
-    with open_gateway(target, watcher) as gateway:
-        schema = gateway.schema()
-        check_schema(wanted, schema)
-        job = _job(replace(wanted, scenario=bare), target, [dict(ticket) for ticket in wanted.tickets.fields])
-        with open("/dev/null", "wb") as journal:
-            results = engine.run(job, journal, watch=watcher.load, check_canary=check_canary)
-        snapshot = truth.take(gateway, schema, wanted.scenario.truth, wanted.ids)
-    broken = [f for f in verdict.judge(results, snapshot, ()).findings if f.status == 2]
+    schema = gateway.schema()
+    check_schema(wanted, schema)
+    job = _job(replace(wanted, scenario=bare), target, [dict(ticket) for ticket in wanted.tickets.fields])
+    results = engine.run(job, BytesIO(), watch=lambda _: None, check_canary=check_canary)
+    snapshot = truth.take(gateway, schema, wanted.scenario.truth, wanted.ids)
+    broken = [f for f in verdict.judge(results, snapshot, ()).findings if f.status is Status.FAIL]
     if broken:
         raise ScenarioError(f"The canary scan broke a promise: {broken[0].statement}")
     return [

@@ -39,7 +39,7 @@ class Trend:
         return self.values[low] + (self.values[high] - self.values[low]) * (place - low)
 
     def interval(self, percent: float) -> tuple[float, float]:
-        """A 95 % confidence interval of a percentile from order statistics (Conover 1999, §3.2, normal approximation)."""
+        """A 95 % confidence interval of a percentile by order statistics (Conover 1999, §3.2, normal approximation)."""
         count, share = len(self.values), percent / 100
         if not count:
             return math.nan, math.nan

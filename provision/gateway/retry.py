@@ -1,4 +1,4 @@
-"""When a provisioning request is sent again: named passing faults only, since every verb of the gateway is idempotent."""
+"""When a provisioning request is sent again: after named passing faults; every verb of the gateway is idempotent."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from provision.errors import ProvisionError
 Notify = Callable[[str], None]
 
 
-class Transient(Exception):  # noqa: N818 - a signal to the policy, never shown
-    """A fault that may pass: `why` for the user, `retry_after` seconds if the server named them, `final` when it stays."""
+class Transient(Exception):
+    """A fault that may pass: `why` for the user, `retry_after` in seconds if the server says, `final` when it stays."""
 
     def __init__(self, why: str, final: ProvisionError, retry_after: float | None = None) -> None:
         super().__init__(why)

@@ -1,6 +1,6 @@
-"""When an executor's virtual users start their iterations. Pure: time is a parameter, in seconds since the scenario began.
+"""When an executor's virtual users start their iterations. Pure: time is a parameter, in seconds since the start.
 
-The semantics are k6's: an iteration that has begun may end after the duration (within `gracefulStop`), none begins then.
+The semantics are k6's: none begins after the duration, one that has begun may end within `gracefulStop`.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ def override(scenario: Scenario, *, vus: int | None, duration: float | None, rou
     """The scenario with `--vus`, `--duration` and `--rounds` in place of the file's; what started after a shortened
     or lengthened part still starts as long after it."""
     parts = dict(scenario.scenarios)
-    for name, part in scenario.scenarios.items():
+    for part in scenario.scenarios.values():
         if duration is not None and isinstance(part, ConstantVus):
             shift = duration - part.duration
             parts |= {

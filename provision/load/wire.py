@@ -22,7 +22,7 @@ from provision.errors import ConfigError
 
 MAX_HEAD = 64 * 1024  # bytes of a reply's head, interim replies included
 MAX_BODY = 16 * 1024 * 1024
-IDLE_CHECK_NS = 500_000  # a connection that was quiet for longer is asked whether the server has left
+IDLE_CHECK_NS = 50_000  # a connection that was quiet for longer is asked whether the server has left
 NEVER = 1 << 63
 
 _GONE = getattr(select, "POLLRDHUP", select.POLLHUP) | select.POLLHUP | select.POLLERR
@@ -71,8 +71,8 @@ class Reply(NamedTuple):
 Done = Callable[[Reply], None]
 
 
-class ConnectFailed(Exception):  # noqa: N818 - not for users: it becomes a Reply, or an Unreachable at the edge
-    """No connection; says why in a few words."""
+class ConnectFailed(Exception):
+    """No connection, and why in a few words; not for users: it ends as a Reply, or as Unreachable at the edge."""
 
 
 @dataclass(frozen=True, slots=True)

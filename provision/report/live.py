@@ -1,4 +1,4 @@
-"""What a person sees while it happens: bars on a terminal, a calm line every few seconds elsewhere, nothing when quiet."""
+"""What a person sees meanwhile: bars on a terminal, a calm line every few seconds elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 

@@ -70,10 +70,24 @@ export async function createApi(config, connection) {
     return json(200, document, { "Content-Type": "application/openapi+json; charset=utf-8" });
   }
 
+  /** Whether the schema is known; read again first if it has changed. */
+  async function knowsSchema() {
+    try {
+      await connection.introspect({ useCache: true });
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
   async function fetch(request) {
     const { pathname } = new URL(request.url);
     if (!OPEN.some((prefix) => pathname === prefix || pathname.startsWith(`${prefix}/`))) {
       return json(404, { message: "no Route matched with those values" });
+    }
+    if (!(await knowsSchema())) {
+      const message = "Could not query the database for the schema cache. Retrying.";
+      return json(503, { code: "PGRST002", details: null, hint: null, message });
     }
     const isRoot = pathname === "/rest/v1/" || pathname === "/rest/v1";
     return isRoot && request.method === "GET" ? describe(request) : app.fetch(request);

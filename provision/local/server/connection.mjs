@@ -2,12 +2,16 @@
 
 import { PostgresConnection } from "@supabase/lite/postgres";
 import { CompiledQuery, Kysely, PostgresAdapter, PostgresIntrospector, PostgresQueryCompiler } from "kysely";
-import { answered, normalized } from "./errors.mjs";
+import postgres from "postgres";
+import { answered, isLost, normalized } from "./errors.mjs";
 
 const ACQUIRE_MS = 10_000; // PostgREST's db-pool-acquisition-timeout
 const PREPARE_UP_TO = 24; // parameters; larger statements are one-off batches and would only fill the backends' caches
 const TIMEOUTS = { anon: "3s" }; // Supabase's statement timeouts; every other role has 8 s
 const BEGIN = "begin;";
+const COMMIT = CompiledQuery.raw("commit");
+const ROLLBACK = CompiledQuery.raw("rollback");
+const CHANGES = new Set(["INSERT", "UPDATE", "DELETE", "MERGE"]);
 
 const literal = (text) => `'${String(text).replaceAll("'", "''")}'`;
 const withT = (text) => text.replace(" ", "T");
@@ -26,84 +30,123 @@ const TYPES = {
   numeric: { to: 1700, from: [1700], serialize: (value) => String(value), parse: exactNumber },
 };
 
+/** One database connection: a postgres.js client of exactly one, which connects again by itself when it was lost. */
 class Session {
-  constructor(reserved, generation) {
-    this.reserved = reserved;
-    this.generation = generation;
+  #sql;
+  #generation;
+  #begun;
+  #lost; // of the transaction under way: nothing more of it may run on the connection that comes next
+
+  constructor(options, generation) {
+    const onclose = () => {
+      this.#lost ??= Object.assign(new Error("the connection was closed"), { code: "CONNECTION_CLOSED" });
+    };
+    this.#sql = postgres({ ...options, onclose });
+    this.#generation = generation;
   }
 
   async executeQuery({ sql, parameters }) {
-    if (sql.startsWith(BEGIN)) {
-      // not awaited: it travels with the first query
-      this.begun = this.reserved.unsafe(sql);
-      this.begun.catch(() => {});
-      return { rows: [] };
-    }
+    if (sql.startsWith(BEGIN)) return this.#begin(sql);
+    if (this.#lost) throw this.#lost;
     const prepare = parameters.length > 0 && parameters.length <= PREPARE_UP_TO;
     // the comment makes new prepared statements after a schema change: an old plan must not change its result type
-    const text = prepare ? `${sql} /*${this.generation}*/` : sql;
+    const text = prepare ? `${sql} /*${this.#generation()}*/` : sql;
     try {
-      const result = await this.reserved.unsafe(text, parameters.slice(), { prepare });
-      await this.begun;
-      const affected = BigInt(result.count ?? 0);
-      const changed = ["INSERT", "UPDATE", "DELETE", "MERGE"].includes(result.command);
-      return changed ? { numAffectedRows: affected, rows: Array.from(result) } : { rows: Array.from(result) };
+      const result = await this.#sql.unsafe(text, parameters.slice(), { prepare });
+      await this.#begun;
+      const rows = Array.from(result);
+      return CHANGES.has(result.command) ? { numAffectedRows: BigInt(result.count ?? 0), rows } : { rows };
     } catch (error) {
-      await this.begun; // a failed preamble is the cause, "transaction is aborted" only its echo
+      if (isLost(error)) this.#lost = error;
+      await this.#begun; // a failed preamble is the cause, "transaction is aborted" only its echo
       throw error;
     }
+  }
+
+  /** Not awaited: it travels with the first query. */
+  #begin(sql) {
+    this.#begun = this.#sql.unsafe(sql);
+    this.#begun.catch((error) => {
+      this.#lost = error;
+    });
+    return { rows: [] };
+  }
+
+  /** Makes it fit for its next holder. */
+  forget() {
+    this.#lost = undefined;
+    this.#begun = undefined;
   }
 
   streamQuery() {
     throw new Error("streaming is not used");
   }
+
+  async close() {
+    await this.#sql.end({ timeout: 1 });
+  }
 }
 
+/** Kysely's driver over a fixed number of sessions. postgres.js's own pool can hang once a reserved connection is lost. */
 class Driver {
-  constructor(sql, generation) {
-    this.sql = sql;
-    this.generation = generation;
+  #sessions;
+  #free;
+  #waiting = [];
+
+  constructor(sessions) {
+    this.#sessions = sessions;
+    this.#free = [...sessions];
   }
 
   async init() {}
 
   async acquireConnection() {
-    const reserving = this.sql.reserve();
-    let timer;
-    const late = new Promise((resolve) => {
-      timer = setTimeout(resolve, ACQUIRE_MS);
+    const free = this.#free.pop();
+    if (free) {
+      free.forget();
+      return free;
+    }
+    return new Promise((resolve, reject) => {
+      const waiter = { resolve };
+      waiter.timer = setTimeout(() => {
+        this.#waiting.splice(this.#waiting.indexOf(waiter), 1);
+        reject(answered(504, "PGRST003", "Timed out acquiring connection from connection pool."));
+      }, ACQUIRE_MS);
+      this.#waiting.push(waiter);
     });
-    const reserved = await Promise.race([reserving, late]);
-    clearTimeout(timer);
-    if (reserved) return new Session(reserved, this.generation());
-    reserving.then((one) => one.release(), () => {});
-    throw answered(504, "PGRST003", "Timed out acquiring connection from connection pool.");
-  }
-
-  async beginTransaction(session) {
-    await session.reserved.unsafe("begin");
-  }
-
-  async commitTransaction(session) {
-    await session.reserved.unsafe("commit");
-  }
-
-  async rollbackTransaction(session) {
-    await session.reserved.unsafe("rollback");
   }
 
   async releaseConnection(session) {
-    session.reserved.release();
+    session.forget();
+    const next = this.#waiting.shift();
+    if (!next) {
+      this.#free.push(session);
+      return;
+    }
+    clearTimeout(next.timer);
+    next.resolve(session);
+  }
+
+  async beginTransaction(session) {
+    await session.executeQuery(CompiledQuery.raw(BEGIN));
+  }
+
+  async commitTransaction(session) {
+    await session.executeQuery(COMMIT);
+  }
+
+  async rollbackTransaction(session) {
+    await session.executeQuery(ROLLBACK);
   }
 
   async destroy() {
-    await this.sql.end();
+    await Promise.all(this.#sessions.map((session) => session.close()));
   }
 }
 
-function dialect(sql, generation) {
+function dialect(sessions) {
   return {
-    createDriver: () => new Driver(sql, generation),
+    createDriver: () => new Driver(sessions),
     createAdapter: () => new PostgresAdapter(),
     createQueryCompiler: () => new PostgresQueryCompiler(),
     createIntrospector: (db) => new PostgresIntrospector(db),
@@ -132,30 +175,32 @@ export function preamble({ auth = {}, storage }, rpc) {
   return `${BEGIN}${rpc?.readOnly ? " set transaction read only;" : ""} select ${calls.join(", ")}`;
 }
 
-const COMMIT = CompiledQuery.raw("commit");
-const ROLLBACK = CompiledQuery.raw("rollback");
+/** The options of every client; `max` stands here and never as `?max=` in a URL, which postgres.js misreads. */
+function options({ host, database, user }, types, searchPath) {
+  const connection = { application_name: "api", TimeZone: "UTC", search_path: searchPath };
+  return { host, database, user, max: 1, max_lifetime: null, onnotice: () => {}, connection, types };
+}
 
+/** `pool` connections for requests; beside them `driver`, a client for the catalog and for notifications. */
 export class Connection extends PostgresConnection {
   #generation = 0;
 
-  constructor({ host, database, user, pool }) {
-    super({
-      postgresOptions: {
-        host,
-        database,
-        user,
-        max: pool, // never as `?max=` in a URL: that gives a pool of one
-        max_lifetime: null,
-        onnotice: () => {},
-        connection: { application_name: "api" },
-        types: TYPES,
-      },
-    });
-    this.kysely = new Kysely({ dialect: dialect(this.driver, () => this.#generation) });
+  constructor({ pool, ...database }) {
+    super({ postgresOptions: options(database, {}, "pg_catalog") }); // there every other type has its schema's name
+    const types = { ...this.driver.options.types, ...TYPES };
+    const session = () => new Session(options(database, types, "public, extensions"), () => this.#generation);
+    this.kysely = new Kysely({ dialect: dialect(Array.from({ length: pool }, session)) });
   }
 
   normalizeDbError(error) {
     return normalized(error);
+  }
+
+  /** lite answers a failure with an empty schema, in which every table is unknown; here it is an error. */
+  async introspect(options) {
+    const found = await super.introspect(options);
+    if (found.tables.length > 0) return found;
+    throw new Error("the schema cannot be read");
   }
 
   async clearSchemaCache() {

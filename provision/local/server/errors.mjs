@@ -44,11 +44,14 @@ export function answered(status, code, message, details = null, hint = null) {
 
 const expected = (error) => Object.assign(error, { expected: true });
 
+/** Whether the driver says that its connection is gone, or never came. */
+export const isLost = (error) => LOST.has(error?.code);
+
 /** The error lite is to answer in place of what the driver threw. */
 export function normalized(error) {
   if (error instanceof RelationNotFoundError) return expected(error);
+  if (isLost(error)) return answered(503, "PGRST001", "Database client error. Retrying the connection.");
   const code = error?.code;
-  if (LOST.has(code)) return answered(503, "PGRST001", "Database client error. Retrying the connection.");
   if (typeof code !== "string" || !SQLSTATE.test(code) || code === "PGRST") return error;
   if (OF_LITE.has(code) || code.startsWith("PT")) return expected(error);
   return answered(statusOf(code, error.message), code, error.message, error.detail ?? null, error.hint ?? null);

@@ -206,7 +206,7 @@ def test_server_that_never_reads_ends_in_time_outs(run: Run) -> None:
     """The kernel cannot take the held bytes: the release does not wait for it longer than the volley lasts."""
 
     async def behave(peer: Peer) -> None:
-        peer.writer.transport.pause_reading()
+        peer.reader._transport.pause_reading()  # type: ignore[attr-defined]
         await asyncio.Event().wait()
 
     async def main() -> Volley:

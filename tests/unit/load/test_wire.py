@@ -246,11 +246,11 @@ def test_a_later_request_gets_its_own_whole_time(run: Run) -> None:
     async def behave(peer: Peer) -> None:
         for _ in range(3):
             await peer.request()
-            await asyncio.sleep(SHORT * 0.6)
+            await asyncio.sleep(SHORT)
             await peer.write(OK)
         await peer.gone()
 
-    replies, _ = run(with_server(behave, ask_times(4), timeout=SHORT))
+    replies, _ = run(with_server(behave, ask_times(4), timeout=2.5 * SHORT))
     assert [reply.fault for reply in replies] == [None, None, None, Fault.TIMEOUT]
 
 
@@ -339,6 +339,7 @@ def test_connection_lost_just_now_is_noticed_though_the_loop_has_not_seen_it(run
 async def until_stale(connection: Connection) -> None:
     while not connection._stale():
         await asyncio.sleep(0)
+    _spin(2 * wire.IDLE_CHECK_NS)
 
 
 def _spin(nanoseconds: int) -> None:
@@ -388,6 +389,8 @@ def test_reply_to_head_has_no_body(run: Run, answer: bytes) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirect_is_a_reply_and_nobody_goes_there(run: Run, status: int) -> None:
+    elsewhere = Seen()
+
     async def use(asker: Asker, seen: Seen) -> tuple[Reply, int, int]:
         return await asker(), seen.connections, elsewhere.connections
 
@@ -397,7 +400,6 @@ def test_redirect_is_a_reply_and_nobody_goes_there(run: Run, status: int) -> Non
             location = f"HTTP/1.1 {status} Moved\r\nLocation: {elsewhere.url}/rpc\r\nContent-Length: 0\r\n\r\n"
             return await with_server(replying(location.encode()), use)  # type: ignore[no-any-return]
 
-    elsewhere = Seen()
     reply, here, there = run(main())
     assert (reply.status, reply.fault, here, there) == (status, None, 1, 0)
 
