@@ -174,6 +174,8 @@ def parse(path: Path, source: str) -> Scenario:
 def override(scenario: Scenario, *, vus: int | None, duration: float | None, rounds: int | None) -> Scenario:
     """The scenario with `--vus`, `--duration` and `--rounds` in place of the file's; what started after a shortened
     or lengthened part still starts as long after it."""
+    if vus == 1 and scenario.races:
+        raise ScenarioError("--vus: a race needs at least 2 VUs.")
     parts = dict(scenario.scenarios)
     for part in scenario.scenarios.values():
         if duration is not None and isinstance(part, ConstantVus):
@@ -201,7 +203,7 @@ def most_tickets(executor: ConstantVus | PerVuIterations | Race) -> int | None:
         return executor.vus * executor.iterations
     if executor.pause <= 0:
         return None
-    return executor.vus * (int(executor.duration / executor.pause) + 1)
+    return executor.vus * (int(executor.duration / executor.pause + 1e-9) + 1)
 
 
 def tickets_needed(scenario: Scenario) -> tuple[int, list[str]]:

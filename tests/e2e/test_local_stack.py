@@ -72,7 +72,8 @@ def supervisor_of(name: str) -> int:
 
 
 def child_of(name: str, program: str) -> int:
-    [pid] = [child.pid for child in psutil.Process(supervisor_of(name)).children() if child.name() == program]
+    children = psutil.Process(supervisor_of(name)).children()
+    [pid] = [child.pid for child in children if Path(child.cmdline()[0]).name == program]
     return pid
 
 

@@ -1,0 +1,129 @@
+import math
+import statistics
+
+import pytest
+from histories import CANARY, CONTROL, History, good
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provision.audit import thresholds
+from provision.audit.metrics import KINDS, Metrics, Trend
+
+numbers = st.lists(st.floats(0, 1e6), min_size=2, max_size=300)
+
+
+@given(numbers, st.floats(0, 100))
+def test_percentiles_are_k6s_linear_interpolation(values: list[float], percent: float) -> None:
+    found = Trend(tuple(sorted(values))).percentile(percent)
+    assert min(values) <= found <= max(values)
+    cuts = statistics.quantiles(values, n=100, method="inclusive")
+    assert Trend(tuple(sorted(values))).percentile(95) == pytest.approx(cuts[94], rel=1e-9, abs=1e-9)
+
+
+@given(numbers)
+def test_the_interval_holds_the_percentile(values: list[float]) -> None:
+    trend = Trend(tuple(sorted(values)))
+    low, high = trend.interval(95)
+    assert low <= trend.percentile(95) <= high
+
+
+def test_a_trend_without_samples_has_no_value() -> None:
+    assert all(math.isnan(Trend(()).statistic(name)) for name in ("avg", "min", "med", "max", "p(95)"))
+
+
+def test_the_scan_metrics_count_what_the_replies_were() -> None:
+    metrics = Metrics(good().results())
+    counts = {n: metrics.get(n).statistic("count") for n in ("successful_scans", "already_scanned", "race_conditions_caught")}
+    assert counts == {"successful_scans": 70, "already_scanned": 100, "race_conditions_caught": 80}
+    assert metrics.get("scan_errors").statistic("rate") == 0
+
+
+def test_always_not_found_is_no_clean_run() -> None:
+    history = History()
+    for ticket in range(10):
+        history.ask("not_found", ticket)
+    metrics = Metrics(history.results())
+    assert metrics.get("scan_errors").statistic("rate") == 1
+    assert metrics.get("ticket_not_found").statistic("count") == 10
+
+
+def test_canary_and_controls_are_not_measured() -> None:
+    history = History()
+    history.admit(0, part=CANARY)
+    history.admit(1, part=CONTROL)
+    assert Metrics(history.results()).get("http_reqs").statistic("count") == 0
+
+
+def test_latency_runs_from_send_to_last_byte_and_a_request_never_sent_has_none() -> None:
+    history = History()
+    history.ask("admitted", 0, ms=7)
+    history.ask("not_sent", 1, ms=99)
+    trend = Metrics(history.results()).get("scan_duration")
+    assert isinstance(trend, Trend)
+    assert trend.values == (7.0,)
+
+
+def test_a_timeout_counts_in_the_latency() -> None:
+    history = History()
+    history.ask("unknown", 0, ms=30_000)
+    assert Metrics(history.results()).get("scan_duration").statistic("max") == 30_000
+
+
+def test_selectors_pick_scenario_and_outcome() -> None:
+    metrics = Metrics(good().results())
+    assert metrics.get("http_reqs{scenario:race}").statistic("count") == 200
+    assert metrics.get("scan_duration{scenario:race,outcome:admitted}").samples == 20
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_metric_can_be_had_from_a_run_and_from_an_empty_one(name: str) -> None:
+    assert type(Metrics(good().results()).get(name)) is KINDS[name]
+    assert type(Metrics(History().results()).get(name)) is KINDS[name]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["p(95)<200", "p(99.9) <= 1.5e3", "avg<1", "med<1", "min>=0", "max<10000", "p(0)>0", "p(100)<9", "count>0"],
+)
+def test_k6s_expressions_are_understood(expression: str) -> None:
+    assert thresholds.parse("scan_duration", expression, ["burst"]).expression == expression
+
+
+@pytest.mark.parametrize(
+    ("metric", "expression", "words"),
+    [
+        ("scan_duraton", "p(95)<200", "did you mean 'scan_duration'"),
+        ("scan_duration", "p95<200", "no threshold; write"),
+        ("scan_duration", "p(95)<", "no threshold; write"),
+        ("scan_duration", "p(195)<200", "between 0 and 100"),
+        ("scan_duration", "rate<0.1", "scan_duration is a trend: it has avg"),
+        ("scan_errors", "p(95)<1", "scan_errors is a rate: it has rate"),
+        ("successful_scans", "value>1", "successful_scans is a counter: it has count, rate"),
+        ("scan_duration", "p(N)<1", "no threshold"),
+        ("scan_duration{scenario:brust}", "avg<1", "did you mean 'burst'"),
+        ("scan_duration{outcome:won}", "avg<1", "unknown outcome 'won'"),
+        ("scan_duration{gate:1}", "avg<1", "unknown tag 'gate'"),
+        ("scan duration!", "avg<1", "is no metric"),
+    ],
+)
+def test_what_is_no_threshold_is_refused_before_the_run(metric: str, expression: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words.replace("(", r"\(")):
+        thresholds.parse(metric, expression, ["burst", "race"])
+
+
+@pytest.mark.parametrize(
+    ("expression", "ok"),
+    [("count==70", True), ("count===70", True), ("count!=70", False), ("count>70", False), ("count>=70", True), ("count<=69", False)],
+)
+def test_comparisons_are_k6s(expression: str, *, ok: bool) -> None:
+    judged = thresholds.judge(thresholds.parse("successful_scans", expression, []), Metrics(good().results()))
+    assert judged.ok is ok
+
+
+def test_a_limit_inside_the_interval_straddles() -> None:
+    history = History()
+    for ticket in range(40):
+        history.ask("admitted", ticket, ms=ticket)
+    metrics = Metrics(history.results())
+    assert thresholds.judge(thresholds.parse("scan_duration", "p(50)<21", []), metrics).straddles
+    assert not thresholds.judge(thresholds.parse("scan_duration", "p(50)<39.5", []), metrics).straddles

@@ -1,0 +1,287 @@
+"""The verdict is true: beside each promise stands the fault that breaks it."""
+
+import dataclasses
+import itertools
+
+import pytest
+from histories import CANARY, CONTROL, MS, PARTS, RACE, History, good
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provision.audit import thresholds
+from provision.audit.evidence import Snapshot, gather
+from provision.audit.promises import Finding, Status
+from provision.audit.verdict import Verdict, judge
+from provision.errors import ExitCode
+from provision.load.results import NO_TICKET, Generator, Results, Sample
+
+
+def verdict(history: History, *expressions: tuple[str, str]) -> Verdict:
+    wanted = [thresholds.parse(metric, expression, ["burst", "race"]) for metric, expression in expressions]
+    return judge(history.results(), history.snapshot(), wanted)
+
+
+def finding(history: History, promise: str) -> Finding:
+    return next(f for f in verdict(history).findings if f.promise == promise)
+
+
+def test_a_run_in_which_all_held_passes_with_the_statement_that_it_earns() -> None:
+    judged = verdict(good(), ("scan_duration", "p(95)<200"))
+    assert (judged.status, judged.exit_code) == (Status.PASS, ExitCode.PASS)
+    assert "0 of 20 contended rounds admitted twice: the true rate is below 13.91% (95 %)" in judged.headline
+
+
+def test_two_winners_in_the_replies_fail_and_are_named() -> None:
+    history = good()
+    history.race(70, ["admitted", "busy", "admitted"])
+    history.store(70)
+    judged = verdict(history)
+    assert judged.exit_code == ExitCode.FAIL
+    assert "Ticket ticket-70 was admitted twice: by gate 1 (race, round 21) and gate 3" in judged.headline
+    assert "20.0 ms apart" in judged.headline
+
+
+def test_two_admissions_in_the_database_alone_fail() -> None:
+    history = good()
+    history.store(3)
+    assert verdict(history).status is Status.FAIL
+    assert "ticket-3 was admitted twice: the database holds 2 admissions, the replies acknowledged 1" in verdict(history).headline
+
+
+def test_two_winners_in_the_replies_fail_even_when_the_database_holds_one() -> None:
+    history = good()
+    history.ask("admitted", 3)
+    assert finding(history, "one-winner").status is Status.FAIL
+
+
+def test_an_acknowledged_admission_that_is_not_stored_is_lost() -> None:
+    history = good()
+    history.ask("admitted", 70)
+    lost = finding(history, "none-lost")
+    assert lost.status is Status.FAIL
+    assert "ticket-70 was let in by gate 1 (burst), but not stored" in lost.statement
+
+
+def test_an_admission_from_nowhere_is_unexpected() -> None:
+    history = good()
+    history.ask("already_used", 70)
+    history.store(70)
+    assert finding(history, "none-unexpected").status is Status.FAIL
+
+
+def test_an_admission_of_a_ticket_that_nobody_asked_about_is_unexpected() -> None:
+    history = good()
+    history.consumed.add("untouched")
+    history.entries["untouched"] = 1
+    assert finding(history, "none-unexpected").status is Status.FAIL
+
+
+def test_timeout_after_commit_is_recovered_not_lost() -> None:
+    history = good()
+    history.ask("unknown", 70, status=0)
+    history.store(70)
+    assert verdict(history).status is Status.PASS
+    assert "1 whose reply was lost were found" in finding(history, "none-unexpected").statement
+
+
+def test_timeout_before_commit_is_no_fault_either() -> None:
+    history = good()
+    history.ask("unknown", 70, status=0)
+    assert verdict(history).status is Status.PASS
+
+
+def test_an_unknown_reply_does_not_excuse_a_second_admission() -> None:
+    history = good()
+    history.admit(70)
+    history.ask("unknown", 70, status=0)
+    history.store(70)
+    assert finding(history, "one-winner").status is Status.FAIL
+
+
+@pytest.mark.parametrize("side", ["consumed", "entries"])
+def test_ticket_and_entry_that_disagree_fail(side: str) -> None:
+    history = good()
+    history.admit(70)
+    if side == "consumed":
+        history.consumed.discard("ticket-70")
+    else:
+        del history.entries["ticket-70"]
+    assert finding(history, "database-agrees").status is Status.FAIL
+
+
+def test_a_reply_that_no_rule_names_fails() -> None:
+    history = good()
+    history.ask("unclassified", 70)
+    history.samples.append(Sample("unclassified", 200, '{"odd": 1}', 1))
+    judged = finding(history, "all-classified")
+    assert judged.status is Status.FAIL
+    assert 'HTTP 200: {"odd": 1}' in judged.statement
+
+
+def test_a_ticket_that_does_not_exist_and_is_let_in_fails() -> None:
+    history = good()
+    history.ask("admitted", NO_TICKET, part=CANARY)
+    assert "does not exist was admitted" in finding(history, "all-classified").statement
+
+
+def test_the_canary_is_judged_as_any_scan() -> None:
+    history = good()
+    history.admit(70, part=CANARY)
+    history.ask("admitted", 70, part=CANARY)
+    assert "by the canary and the canary" in finding(history, "one-winner").statement
+
+
+def test_rounds_that_did_not_overlap_are_inconclusive() -> None:
+    history = good()
+    for ticket in range(70, 80):
+        history.race(ticket, ["busy"] * 4 + ["admitted"] + ["already_used"] * 5, overlap=2)
+        history.store(ticket)
+    judged = verdict(history)
+    assert judged.exit_code == ExitCode.INCONCLUSIVE
+    assert "Only 20 of 30 rounds had half of their requests in flight together" in judged.headline
+
+
+def one_after_the_other(width: float) -> History:
+    """A correct gate without a busy reply, and controls in which N requests take `width` times one request's time."""
+    history = History()
+    for ticket in range(5):
+        history.admit(ticket, part=CONTROL, ms=2)
+    for number, ticket in itertools.product(range(5), range(10)):
+        start = (1000 + 100 * number) * MS
+        history.admit(5 + number * 10 + ticket, part=CONTROL, round_=number, sent=start, ms=2 * width * (ticket + 1) / 10)
+    for ticket in range(60, 80):
+        history.race(ticket, ["admitted"] + ["already_used"] * 9)
+        history.store(ticket)
+    return history
+
+
+def test_a_server_that_runs_one_request_at_a_time_is_inconclusive_whatever_the_client_sees() -> None:
+    judged = verdict(one_after_the_other(width=10))
+    assert judged.exit_code == ExitCode.INCONCLUSIVE
+    assert "ran the requests one after the other" in judged.headline
+    assert "effective concurrency 1.0" in judged.headline
+
+
+def test_a_server_that_runs_requests_side_by_side_can_pass_without_a_busy_reply() -> None:
+    assert verdict(one_after_the_other(width=2)).status is Status.PASS
+
+
+def test_a_race_without_a_round_is_inconclusive() -> None:
+    history = History()
+    history.admit(0)
+    assert finding(history, "contended").status is Status.INCONCLUSIVE
+
+
+def test_a_round_without_a_winner_is_inconclusive() -> None:
+    history = good()
+    history.race(70, ["busy"] * 10)
+    assert "In 1 of 21 rounds nobody was let in" in finding(history, "rounds-won").statement
+    assert verdict(history).status is Status.INCONCLUSIVE
+
+
+def test_a_round_whose_winner_is_unknown_is_no_round_without_a_winner() -> None:
+    history = good()
+    history.race(70, ["unknown"] + ["busy"] * 9)
+    assert verdict(history).status is Status.PASS
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"generator": Generator(0.95, 1, 1, 1)}, "at its limit"),
+        ({"exhausted": ("burst",)}, "Tickets ran out in burst"),
+        ({"interrupted": True}, "interrupted"),
+    ],
+)
+def test_what_the_load_did_not_deliver_is_inconclusive(change: dict, words: str) -> None:
+    history = good()
+    history.changes = change
+    judged = verdict(history)
+    assert judged.status is Status.INCONCLUSIVE
+    assert words in judged.headline
+
+
+def test_an_interrupted_run_exits_105_unless_a_promise_broke() -> None:
+    history = good()
+    history.changes = {"interrupted": True}
+    assert verdict(history).exit_code == ExitCode.INTERRUPTED
+    history.store(3)
+    assert verdict(history).exit_code == ExitCode.FAIL
+
+
+def test_a_run_that_measured_nothing_does_not_pass() -> None:
+    history = History(parts=PARTS[:2])
+    history.admit(0, part=CANARY)
+    assert verdict(history).status is Status.INCONCLUSIVE
+
+
+def test_a_broken_threshold_fails_and_one_without_samples_does_not_pass() -> None:
+    assert verdict(good(), ("scan_duration", "p(95)<1")).exit_code == ExitCode.FAIL
+    assert verdict(good(), ("scan_duration{outcome:error}", "p(95)<200")).exit_code == ExitCode.INCONCLUSIVE
+
+
+def test_a_latency_that_the_tools_own_lateness_could_explain_proves_nothing() -> None:
+    history = good()
+    history.changes = {"generator": Generator(0.1, 1, 30, 40)}
+    judged = verdict(history, ("scan_duration", "p(95)<4"))
+    assert judged.status is Status.INCONCLUSIVE
+    assert "late by 30.0 ms" in judged.headline
+
+
+def test_the_worst_finding_is_the_verdict() -> None:
+    history = good()
+    history.changes = {"exhausted": ("burst",)}
+    history.store(3)
+    assert verdict(history).status is Status.FAIL
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=20))
+def test_each_ticket_is_exactly_one_of_fine_twice_lost_unexpected_or_recovered(counts: list[tuple[int, int, int]]) -> None:
+    history = History()
+    for ticket, (acknowledged, unknown, stored) in enumerate(counts):
+        for _ in range(acknowledged):
+            history.ask("admitted", ticket)
+        for _ in range(unknown):
+            history.ask("unknown", ticket)
+        history.ask("already_used", ticket)
+        history.store(ticket, stored)
+    for case, (a, u, s) in zip(gather(history.results(), history.snapshot()).cases.values(), counts, strict=True):
+        names = [case.twice, case.lost, case.unexpected, case.recovered]
+        assert sum(names) == int(case.twice or a != s)
+        assert case.twice == (a > 1 or s > 1)
+        assert case.lost == (not case.twice and s < a)
+        assert case.unexpected == (not case.twice and s > a + u)
+
+
+def test_a_saved_run_is_judged_the_same_again() -> None:
+    history = good()
+    history.store(3)
+    results, snapshot = history.results(), history.snapshot()
+    again = Results.from_json(results.to_json(), results.journal)
+    assert again == results
+    assert Snapshot.from_json(snapshot.to_json()) == snapshot
+    first, second = judge(results, snapshot, ()), judge(again, Snapshot.from_json(snapshot.to_json()), ())
+    assert dataclasses.replace(first, metrics=second.metrics) == second
+
+
+def test_a_record_that_a_crash_cut_short_is_left_out() -> None:
+    results = good().results()
+    again = Results.from_json(results.to_json(), results.journal[:-1])
+    assert list(again.records()) == list(results.records())[:-1]
+
+
+def test_a_consumed_flag_alone_still_finds_two_winners() -> None:
+    history = good()
+    history.race(70, ["admitted", "admitted"])
+    history.store(70)
+    snapshot = Snapshot(frozenset(history.consumed), None)
+    judged = judge(history.results(), snapshot, ())
+    assert judged.status is Status.FAIL
+    assert not any(f.promise == "database-agrees" for f in judged.findings)
+
+
+def test_race_is_not_part_of_the_burst() -> None:
+    metrics = verdict(good()).metrics
+    assert metrics.outcomes("burst") == {"admitted": 50}
+    assert sum(metrics.outcomes("race").values()) == 200
+    assert RACE == 3

@@ -1,0 +1,113 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provision import bundled
+from provision.errors import ScenarioError
+from provision.load import spec
+
+SOURCE = bundled.find("scenarios", "scanner-burst")[1]
+
+
+def parse(text: str = SOURCE) -> spec.Scenario:
+    return spec.parse(Path("s.yaml"), text)
+
+
+@pytest.mark.parametrize("name", bundled.names("scenarios"))
+def test_every_bundled_scenario_is_valid(name: str) -> None:
+    assert spec.parse(*bundled.find("scenarios", name)).name == name
+
+
+def test_the_seeds_test_is_the_bundled_one() -> None:
+    scenario = parse()
+    burst, race = scenario.scenarios["scanner_burst"], scenario.scenarios["race_condition"]
+    assert isinstance(burst, spec.ConstantVus)
+    assert (burst.vus, burst.duration, burst.pause) == (10, 60, 0.1)
+    assert isinstance(race, spec.Race)
+    assert (race.vus, race.rounds, race.startTime) == (10, 200, 70)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [("1m30s", 90), ("100ms", 0.1), ("1.5s", 1.5), (250, 0.25), ("2h", 7200), ("1d", 86400), (0, 0), ("0s", 0)],
+)
+def test_durations_are_read_as_k6_reads_them(written: object, expected: float) -> None:
+    assert spec.seconds(written) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("written", ["", "1", "1 s", "-1s", "s", "1x", -1, True, None, [1]])
+def test_what_is_no_duration_is_refused(written: object) -> None:
+    with pytest.raises(ValueError, match="no duration"):
+        spec.seconds(written)
+
+
+@given(st.integers(0, 10_000_000))
+def test_a_duration_written_out_reads_back_the_same(milliseconds: int) -> None:
+    assert spec.seconds(spec.text(milliseconds / 1000)) == pytest.approx(milliseconds / 1000)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("vus: 10, duration", "vuss: 10, duration"), r"s.yaml:\d+: .*vuss: unknown key 'vuss'; did you mean 'vus'"),
+        (("constant-vus", "constant-vu"), r"scanner_burst.*constant-vus"),
+        (("duration: 1m, pause", "duration: 1 minute, pause"), r"scanner_burst.duration: '1 minute' is no duration"),
+        (("duration: 1m, pause", "duration: 0s, pause"), r"scanner_burst.duration: .*greater than 0"),
+        (("vus: 10, rounds", "vus: 1, rounds"), r"race_condition.vus: .*greater than or equal to 2"),
+        (("vus: 10, duration", "vus: 1.5, duration"), r"scanner_burst.vus: "),
+        (("rounds: 200", "rounds: 0"), r"race_condition.rounds: "),
+        (("admitted:     {", "admited:     {"), r"unknown outcome 'admited'; did you mean 'admitted'"),
+        (("admitted:     {", "unknown:     {"), r"unknown outcome 'unknown'"),
+        (("equals: true }\n  already", "equal: true }\n  already"), r"admitted.* unknown key 'equal'; .*'equals'"),
+        (('"another scanner|Concurrent"', '"another (scanner"'), r"busy.*no regular expression"),
+        (("truth:", "truht:"), r"unknown key 'truht'; did you mean 'truth'"),
+        (("rpc: scan_ticket_atomic", "rpc: scan/../../x"), r"request.rpc: "),
+        (("name: scanner-burst", "name: ../escape"), r"s.yaml:\d+: name: "),
+        (("scan_errors:", "scan_duration:"), r"s.yaml:\d+: key 'scan_duration' stands here twice"),
+        (("request:", "request: ["), r"s.yaml:\d+: "),
+    ],
+)
+def test_what_is_wrong_is_named_with_file_line_and_key(change: tuple[str, str], words: str) -> None:
+    assert change[0] in SOURCE
+    with pytest.raises(ScenarioError, match=words):
+        parse(SOURCE.replace(*change, 1))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "just text", "a: b: c", "\tx: 1", "!!python/object:os.system x"])
+def test_what_is_no_scenario_at_all_is_an_error(text: str) -> None:
+    with pytest.raises(ScenarioError, match=r"s\.yaml"):
+        parse(text)
+
+
+def test_without_truth_there_is_no_scenario() -> None:
+    with pytest.raises(ScenarioError, match="replies alone prove nothing"):
+        parse(SOURCE.split("truth:")[0] + "truth: {}\nscenarios:" + SOURCE.split("scenarios:")[1])
+
+
+def test_the_tickets_needed_follow_from_the_load() -> None:
+    total, words = spec.tickets_needed(parse())
+    burst, race = 10 * 601, 200
+    controls = spec.CONTROL_SOLO + 10 * spec.CONTROL_ROUNDS
+    assert total == 1 + burst + race + controls
+    assert "scanner_burst 6010" in " ".join(words)
+
+
+def test_without_a_pause_nothing_bounds_the_tickets() -> None:
+    with pytest.raises(ScenarioError, match="without a pause nothing bounds"):
+        spec.tickets_needed(parse(SOURCE.replace(", pause: 100ms", "")))
+
+
+def test_overrides_keep_the_distance_between_parts() -> None:
+    scenario = spec.override(parse(), vus=4, duration=5, rounds=7)
+    burst, race = scenario.scenarios["scanner_burst"], scenario.scenarios["race_condition"]
+    assert isinstance(burst, spec.ConstantVus)
+    assert isinstance(race, spec.Race)
+    assert (burst.vus, burst.duration) == (4, 5)
+    assert (race.vus, race.rounds, race.startTime) == (4, 7, 15)
+
+
+def test_a_race_of_one_is_refused_on_the_command_line_too() -> None:
+    with pytest.raises(ScenarioError, match="at least 2"):
+        spec.override(parse(), vus=1, duration=None, rounds=None)
