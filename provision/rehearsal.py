@@ -22,12 +22,12 @@ from provision.fixtures.schema import Schema
 from provision.fixtures.tickets import Tickets
 from provision.gateway import Gateway, truth, within
 from provision.load import engine, spec
-from provision.load.engine import Job
+from provision.load.http import Origin, Reply
 from provision.load.outcomes import Outcome, classifier
 from provision.load.request import Template
 from provision.load.results import Results
+from provision.load.session import Job
 from provision.load.spec import Scenario
-from provision.load.wire import Origin, Reply
 from provision.report import Watcher, machine
 from provision.rundir import RunDir
 from provision.target import Target

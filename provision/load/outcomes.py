@@ -9,8 +9,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from provision.load.http import Reply
     from provision.load.spec import Rule
-    from provision.load.wire import Reply
 
 
 class Outcome(StrEnum):

@@ -10,7 +10,8 @@ from time import perf_counter_ns
 from typing import NamedTuple
 
 from provision.errors import ConfigError
-from provision.load.wire import ConnectFailed, Connection, Fault, Reply
+from provision.load.http import Fault, Reply
+from provision.load.wire import ConnectFailed, Connection
 
 SETTLE_S = 0.002  # between the held requests and the release, for the servers to take in what they have
 

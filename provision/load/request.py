@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from provision.errors import ScenarioError
+from provision.load.http import Origin, request_bytes, request_head
 from provision.load.spec import Request
-from provision.load.wire import Origin, request_bytes, request_head
 from provision.yamlfile import unknown
 
 _TOKEN = re.compile(r"\{([a-z_]+(?:\.[A-Za-z_][A-Za-z0-9_]*)?)\}")

@@ -10,16 +10,16 @@ import json
 import os
 import shutil
 import signal
-from asyncio.subprocess import DEVNULL, PIPE, Process
+import subprocess
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from provision.errors import LocalStackError
 from provision.local import postgres
 from provision.local.cert import ensure_certificate
+from provision.local.child import Child, run
 from provision.local.gates import Gate
 from provision.local.install import node_binary
 from provision.local.paths import Layout
@@ -32,7 +32,7 @@ _POLL = 0.01
 _LOG_LIMIT = 5_000_000
 
 
-async def start_postgres(place: Layout, install: Path, say: Callable[[str], None]) -> Process:
+async def start_postgres(place: Layout, install: Path, say: Callable[[str], None]) -> Child:
     """A PostgreSQL that takes connections, on data with our schema; made first where there is none."""
     postgres.clear_traces(place)
     version = _data_version()
@@ -46,19 +46,17 @@ async def start_postgres(place: Layout, install: Path, say: Callable[[str], None
             await run_sql(place, install, _SCHEMA.read_text(encoding="utf-8"), "the schema")
             place.version_file.write_text(version)
     except BaseException:
-        await stop(server, signal.SIGQUIT)
+        await server.stop(signal.SIGQUIT)
         raise
     return server
 
 
 async def run_sql(place: Layout, install: Path, sql: str, what: str) -> None:
     """Runs SQL in one transaction; `what` names it in the error."""
-    _, errors, code = await _run(postgres.psql_command(install, place), {"preexec_fn": None}, stdin=sql.encode())
+    said, code = await run(postgres.psql_command(install, place), {"env": postgres.clean_env()}, sql.encode())
     if code != 0:
-        raise LocalStackError(
-            f"the database refuses {what}: {errors.strip()}",
-            hint=f"provision local reset; log: {place.logs}/postgres.log",
-        )
+        hint = f"provision local reset; log: {place.logs}/postgres.log"
+        raise LocalStackError(f"the database refuses {what}: {said}", hint=hint)
 
 
 async def apply_gate(place: Layout, install: Path, gate: Gate) -> None:
@@ -66,43 +64,26 @@ async def apply_gate(place: Layout, install: Path, gate: Gate) -> None:
     await run_sql(place, install, gate.sql, f"the gate {gate.name}")
 
 
-async def start_api(place: Layout, server: Path, state: State, pool: int, postmaster: int) -> tuple[Process, State]:
+async def start_api(place: Layout, server: Path, state: State, pool: int, postmaster: int) -> tuple[Child, State]:
     """An API that serves requests, and the state with the ports it got; its keys go over stdin, never to disk."""
     with open_log(place, "api") as log:
-        api = await asyncio.create_subprocess_exec(
-            node_binary(),
-            "--no-warnings",
-            server,
-            place.name,  # for whoever reads a list of processes
-            stdin=PIPE,
-            stdout=PIPE,
+        api = Child(
+            [node_binary(), "--no-warnings", server, place.name],  # the name is for whoever reads a list of processes
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             stderr=log,
-            cwd="/",
             env=_api_env(),
             preexec_fn=dies_with_parent(signal.SIGKILL),
         )
     try:
         ready = await _configure(api, _api_config(place, state, pool, postmaster))
     except (TimeoutError, ValueError, OSError) as error:
-        await stop(api, signal.SIGKILL)
+        await api.stop(signal.SIGKILL)
         raise LocalStackError("the API server does not start", hint=f"log: {place.logs}/api.log") from error
     except BaseException:
-        await stop(api, signal.SIGKILL)
+        await api.stop(signal.SIGKILL)
         raise
     return api, State(state.keys, ready["port"], ready["tlsPort"])
-
-
-async def stop(process: Process, number: signal.Signals, patience: float = 10.0) -> None:
-    """Ends a child with this signal, and by force if it does not listen; returns when it is gone."""
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            process.send_signal(number)
-    try:
-        await asyncio.wait_for(process.wait(), patience)
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
 
 
 def open_log(place: Layout, name: str) -> IO[bytes]:
@@ -120,62 +101,46 @@ async def _make_data(place: Layout, install: Path, say: Callable[[str], None]) -
     if place.data.exists():
         shutil.rmtree(place.data)
     command = postgres.initdb_command(install, place.data)
-    output, errors, code = await _run(command, postgres.as_account(place.account, signal.SIGKILL))
+    how = {"env": postgres.clean_env(), **postgres.as_account(place.account, signal.SIGKILL)}
+    said, code = await run(command, how)
     if code != 0:
-        reason = (errors.strip() or output.strip())[-800:]
-        raise LocalStackError(f"the database cannot be created in {place.home}: {reason}", hint="check the disk")
+        raise LocalStackError(f"the database cannot be created in {place.home}: {said[-800:]}", hint="check the disk")
 
 
-async def _serve_postgres(place: Layout, install: Path) -> Process:
+async def _serve_postgres(place: Layout, install: Path) -> Child:
     with open_log(place, "postgres") as log:
-        server = await asyncio.create_subprocess_exec(
-            *postgres.server_command(install, place),
-            stdin=DEVNULL,
+        server = Child(
+            postgres.server_command(install, place),
+            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            cwd="/",
             env=postgres.clean_env(),
             **postgres.as_account(place.account, signal.SIGQUIT),
         )
     try:
         await asyncio.wait_for(_until_ready(place, server), _START_SECONDS)
     except TimeoutError as error:
-        await stop(server, signal.SIGQUIT)
+        await server.stop(signal.SIGQUIT)
         raise LocalStackError("PostgreSQL is not ready in time", hint=f"log: {place.logs}/postgres.log") from error
     except BaseException:
-        await stop(server, signal.SIGQUIT)
+        await server.stop(signal.SIGQUIT)
         raise
     return server
 
 
-async def _until_ready(place: Layout, server: Process) -> None:
+async def _until_ready(place: Layout, server: Child) -> None:
     while not postgres.is_ready(place, server.pid):
-        if server.returncode is not None:
+        if server.exit_code is not None:
             raise LocalStackError("PostgreSQL does not start", hint=f"log: {place.logs}/postgres.log")
         await asyncio.sleep(_POLL)
 
 
-async def _configure(api: Process, config: dict[str, object]) -> dict[str, int]:
+async def _configure(api: Child, config: dict[str, object]) -> dict[str, int]:
     """What the API says once it serves requests."""
-    assert api.stdin is not None  # noqa: S101  a pipe
-    assert api.stdout is not None  # noqa: S101  a pipe
     api.stdin.write(json.dumps(config).encode() + b"\n")
-    await api.stdin.drain()
-    ready: dict[str, int] = json.loads(await asyncio.wait_for(api.stdout.readline(), _START_SECONDS))
+    api.stdin.flush()
+    ready: dict[str, int] = json.loads(await asyncio.wait_for(api.read_line(), _START_SECONDS))
     return ready
-
-
-async def _run(command: list[str], how: Any, stdin: bytes = b"") -> tuple[str, str, int]:
-    """Output, errors and exit code of a program; it is killed if we are cancelled."""
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd="/", env=postgres.clean_env(), **how
-    )
-    try:
-        output, errors = await process.communicate(stdin)
-    finally:
-        if process.returncode is None:
-            await stop(process, signal.SIGKILL)
-    return output.decode(errors="replace"), errors.decode(errors="replace"), process.returncode or 0
 
 
 def _api_config(place: Layout, state: State, pool: int, postmaster: int) -> dict[str, object]:

@@ -16,7 +16,6 @@ import signal
 import sys
 import time
 from asyncio import StreamReader, StreamWriter
-from asyncio.subprocess import Process
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +24,7 @@ from typing import Any
 
 from provision.errors import LocalStackError
 from provision.local import backend, postgres
+from provision.local.child import Child
 from provision.local.gates import DEFAULT_GATE, find_gate
 from provision.local.paths import Layout, layout
 from provision.local.state import load_state, save_state
@@ -47,8 +47,8 @@ class Supervisor:
         self.pool = 0
         self.holders = 0
         self.stay = False
-        self.database: Process | None = None
-        self.api: Process | None = None
+        self.database: Child | None = None
+        self.api: Child | None = None
         self.changing = asyncio.Lock()
         self.ended = asyncio.Event()
         self.restarts: deque[float] = deque(maxlen=_RESTARTS)
@@ -75,9 +75,9 @@ class Supervisor:
             watcher.cancel()
         api, database, self.api, self.database = self.api, self.database, None, None
         if api is not None:
-            await backend.stop(api, signal.SIGTERM)
+            await api.stop(signal.SIGTERM)
         if database is not None:
-            await backend.stop(database, signal.SIGINT)
+            await database.stop(signal.SIGINT)
 
     def release(self) -> None:
         """One holder less; the last one out ends it all."""
@@ -91,7 +91,7 @@ class Supervisor:
 
     def description(self) -> dict[str, object] | None:
         """What a client needs for its `Stack`; None while the stack does not serve."""
-        if self.api is None or self.api.returncode is not None:
+        if self.api is None or self.api.exit_code is not None:
             return None
         keys = self.state.keys
         return {
@@ -120,19 +120,19 @@ class Supervisor:
         assert self.database is not None  # noqa: S101  the callers start it first
         if (old := self.api) is not None:
             self.api = None
-            await backend.stop(old, signal.SIGTERM)
+            await old.stop(signal.SIGTERM)
         self.api, self.state = await backend.start_api(self.place, self.server, self.state, pool, self.database.pid)
         self.pool = pool
         save_state(self.place.state_file, self.state)
         log(f"the API runs as process {self.api.pid} with a pool of {pool}")
         self._watch(self.api, "the API")
 
-    def _watch(self, process: Process, name: str) -> None:
+    def _watch(self, process: Child, name: str) -> None:
         watcher = asyncio.create_task(self._restart_after(process, name))
         self.watchers.add(watcher)
         watcher.add_done_callback(self.watchers.discard)
 
-    async def _restart_after(self, process: Process, name: str) -> None:
+    async def _restart_after(self, process: Child, name: str) -> None:
         """Waits for the end of a server; unless we wanted it, starts what is missing."""
         code = await process.wait()
         if process not in (self.database, self.api):
@@ -144,7 +144,7 @@ class Supervisor:
             log(f"cannot go on: {error} ({error.hint})")
             self.ended.set()
 
-    async def _restart(self, process: Process) -> None:
+    async def _restart(self, process: Child) -> None:
         now = time.monotonic()
         if len(self.restarts) == _RESTARTS and now - self.restarts[0] < _RESTART_WINDOW:
             raise LocalStackError(f"{_RESTARTS} restarts within a minute", hint=f"logs: {self.place.logs}")

@@ -30,19 +30,26 @@ const TYPES = {
   numeric: { to: 1700, from: [1700], serialize: (value) => String(value), parse: exactNumber },
 };
 
-/** One database connection: a postgres.js client of exactly one, which connects again by itself when it was lost. */
+/** One database connection: a postgres.js client of exactly one, replaced by a new one once it was lost. */
 class Session {
+  #options;
   #sql;
   #generation;
   #begun;
-  #lost; // of the transaction under way: nothing more of it may run on the connection that comes next
+  #lost; // why nothing more may be sent: it would run outside its transaction, on a connection that came after
 
   constructor(options, generation) {
-    const onclose = () => {
-      this.#lost ??= Object.assign(new Error("the connection was closed"), { code: "CONNECTION_CLOSED" });
-    };
-    this.#sql = postgres({ ...options, onclose });
+    this.#options = options;
     this.#generation = generation;
+    this.#connect();
+  }
+
+  #connect() {
+    const onclose = () => {
+      if (this.#sql === sql) this.#lost ??= Object.assign(new Error("connection closed"), { code: "CONNECTION_CLOSED" });
+    };
+    const sql = postgres({ ...this.#options, onclose });
+    this.#sql = sql;
   }
 
   async executeQuery({ sql, parameters }) {
@@ -57,7 +64,7 @@ class Session {
       const rows = Array.from(result);
       return CHANGES.has(result.command) ? { numAffectedRows: BigInt(result.count ?? 0), rows } : { rows };
     } catch (error) {
-      if (isLost(error)) this.#lost = error;
+      if (isLost(error) || error.severity === "FATAL") this.#lost = error;
       await this.#begun; // a failed preamble is the cause, "transaction is aborted" only its echo
       throw error;
     }
@@ -65,17 +72,22 @@ class Session {
 
   /** Not awaited: it travels with the first query. */
   #begin(sql) {
-    this.#begun = this.#sql.unsafe(sql);
-    this.#begun.catch((error) => {
-      this.#lost = error;
+    const begun = this.#sql.unsafe(sql);
+    begun.catch((error) => {
+      if (this.#begun === begun) this.#lost = error;
     });
+    this.#begun = begun;
     return { rows: [] };
   }
 
   /** Makes it fit for its next holder. */
-  forget() {
-    this.#lost = undefined;
+  renew() {
     this.#begun = undefined;
+    if (!this.#lost) return;
+    this.#lost = undefined;
+    const old = this.#sql;
+    this.#connect();
+    old.end({ timeout: 0 }).catch(() => {});
   }
 
   streamQuery() {
@@ -103,7 +115,7 @@ class Driver {
   async acquireConnection() {
     const free = this.#free.pop();
     if (free) {
-      free.forget();
+      free.renew();
       return free;
     }
     return new Promise((resolve, reject) => {
@@ -117,7 +129,7 @@ class Driver {
   }
 
   async releaseConnection(session) {
-    session.forget();
+    session.renew();
     const next = this.#waiting.shift();
     if (!next) {
       this.#free.push(session);

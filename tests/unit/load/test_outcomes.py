@@ -9,7 +9,7 @@ from provision import bundled
 from provision.load import spec
 from provision.load.outcomes import NAMEABLE, OUTCOMES, Outcome, classifier
 from provision.load.spec import Rule
-from provision.load.wire import Fault, Reply
+from provision.load.http import Fault, Reply
 
 RULES = spec.parse(*bundled.find("scenarios", "scanner-burst")).outcomes
 ROW = {"success": False, "already_scanned": False, "scanned_at": None, "scanned_by": None, "error_message": None}

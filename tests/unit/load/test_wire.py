@@ -17,7 +17,8 @@ from servers import OK, Authority, Behaviour, Peer, Seen, replying, serve
 
 from provision.errors import ConfigError
 from provision.load import wire
-from provision.load.wire import ConnectFailed, Connection, Fault, Origin, Reply, request_bytes, request_head
+from provision.load.http import Fault, Origin, Reply, request_bytes, request_head
+from provision.load.wire import ConnectFailed, Connection
 
 SHORT = 0.15  # seconds; where a test is about running into it
 LONG = 10.0  # seconds; where it must not be reached

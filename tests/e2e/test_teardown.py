@@ -1,0 +1,104 @@
+"""Teardown removes exactly what a run made, says what it cannot remove, and does no harm when it is run again."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from commands import Database, Place, target_environment
+
+from provision.local.stack import Stack
+
+
+def test_teardown_twice_does_no_harm(place: Place, database: Database) -> None:
+    before = database.rows()
+    assert place.run("seed", "--tickets", "3").code == 0
+    run = place.runs()[0]
+    assert place.run("teardown").code == 0
+    by_default, by_name = place.run("teardown"), place.run("teardown", "--run", run)
+    assert (by_default.code, by_default.out) == (0, "nothing to remove: every run of this folder is clean\n")
+    assert by_name.code == 0, by_name
+    assert re.search(r"tickets +0 found +0 removed +0 left", by_name.out)
+    assert database.rows() == before
+
+
+def test_a_dry_run_counts_and_removes_nothing(place: Place, database: Database) -> None:
+    assert place.run("seed", "--tickets", "3").code == 0
+    seeded, manifest = database.rows(), place.manifest()
+    done = place.run("teardown", "--dry-run")
+    assert done.code == 0, done
+    assert "would remove" in done.out
+    assert re.search(r"tickets +4 found", done.out)
+    assert re.search(r"event_checklist +8 found", done.out)
+    assert (database.rows(), place.manifest()) == (seeded, manifest)
+    assert place.run("teardown").code == 0
+
+
+def test_all_removes_every_run_of_the_folder_and_no_other(place: Place, database: Database) -> None:
+    before = database.rows()
+    for _ in range(2):
+        assert place.run("seed", "--tickets", "3").code == 0
+    first, second = place.runs()
+    latest = place.run("teardown", "--dry-run")
+    assert second in latest.out
+    assert first not in latest.out
+    done = place.run("teardown", "--all")
+    assert done.code == 0, done
+    assert done.out.count("nothing is left") == 2
+    assert database.rows() == before
+
+
+def test_teardown_of_one_run_leaves_the_other(place: Place, database: Database) -> None:
+    assert place.run("seed", "--tickets", "3").code == 0
+    one = database.rows()
+    assert place.run("seed", "--tickets", "3").code == 0
+    first, second = place.runs()
+    assert place.run("teardown", "--run", second).code == 0
+    assert database.rows() == one
+    assert place.run("teardown", "--run", first).code == 0
+
+
+def test_a_strangers_row_that_hangs_on_ours_is_named_and_kept(place: Place, database: Database) -> None:
+    assert place.run("seed", "--tickets", "3").code == 0
+    event = place.json()["environment_variables"]["TEST_EVENT_ID"]
+    order = "00000000-0000-4000-8000-00000000a77a"
+    values = f"'{order}', '{event}', 'by@hand.example', 1, 1"
+    database(f"insert into orders (id, event_id, purchaser_email, subtotal, total) values ({values})")
+
+    torn = place.run("teardown")
+    assert torn.code == 107, torn
+    assert "1 rows are left" in torn.err or "1 row is left" in torn.err
+    assert re.search(r"events +1 found +0 removed +1 left", torn.out)
+    assert 'is still referenced from table "orders"' in torn.out
+    assert event in torn.out
+    assert database.holds(f"exists (select from orders where id = '{order}')")
+
+    assert place.run("teardown", "--dry-run").code == 0
+    database(f"delete from orders where id = '{order}'")
+    again = place.run("teardown")
+    assert again.code == 0, again
+    assert place.run("teardown").out.startswith("nothing to remove")
+
+
+def test_teardown_refuses_another_target_than_the_run_was_seeded_on(
+    place: Place, database: Database, gates_stack: Stack
+) -> None:
+    assert place.run("seed", "--tickets", "3").code == 0
+    seeded = database.rows()
+    torn = place.run("teardown", env=target_environment(gates_stack))
+    assert torn.code == 104, torn
+    assert place.env["SUPABASE_URL"] in torn.err
+    assert database.rows() == seeded
+    assert place.run("teardown").code == 0
+
+
+def test_a_manifest_that_a_crash_cut_short_still_serves(place: Place, database: Database) -> None:
+    before = database.rows()
+    assert place.run("seed", "--tickets", "3").code == 0
+    path = place.folder / ".provision" / place.runs()[0] / "manifest.ndjson"
+    plan, *_ = path.read_text().splitlines()
+    path.write_text(f'{plan}\n{{"event":"ins')
+    assert json.loads(plan)["event"] == "plan"
+    torn = place.run("teardown")
+    assert torn.code == 0, torn
+    assert database.rows() == before

@@ -1,0 +1,204 @@
+"""The engine against a gate on loopback that keeps its own count."""
+
+import os
+import signal
+from collections import Counter
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import gate as gates
+import pytest
+from gate import Gate
+
+from provision import bundled
+from provision.audit.evidence import Snapshot
+from provision.audit.promises import Status
+from provision.audit.verdict import judge
+from provision.errors import ScenarioError, Unreachable
+from provision.fixtures.ids import row_id
+from provision.load import engine, spec
+from provision.load.engine import Progress
+from provision.load.http import Origin
+from provision.load.outcomes import classifier
+from provision.load.request import Template
+from provision.load.results import Results
+from provision.load.session import Job
+from provision.rehearsal import check_canary
+
+TICKETS = [row_id("r", 1, n) for n in range(400)]
+SOURCE = bundled.find("scenarios", "scanner-burst")[1].split("scenarios:")[0]
+
+
+def job(gate: Gate, scenarios: dict[str, Any], tickets: int = 400, timeout: str = "5s") -> Job:
+    """A job for the gate with these scenarios."""
+    text = SOURCE.replace("rpc:", f"timeout: {timeout}\n  rpc:")
+    parsed = spec.parse(Path("s.yaml"), text + f"scenarios: {scenarios}".replace("'", '"'))
+    origin = Origin.parse(gate.url)
+    template = Template(parsed.request, origin, {"apikey": "k"}, frozenset({"id"}))
+    fields = [{"id": ticket} for ticket in TICKETS[:tickets]]
+    return Job(parsed, origin, template, classifier(parsed.outcomes), fields, {}, seed="s")
+
+
+def run(wanted: Job, journal: BytesIO | None = None, watch: engine.Watch = lambda _: None) -> Results:
+    return engine.run(wanted, journal or BytesIO(), watch=watch, check_canary=check_canary)
+
+
+def outcomes(results: Results, part: str) -> Counter[str]:
+    numbers = {number for number, known in enumerate(results.parts) if known.name == part}
+    return Counter(str(record.named) for record in results.records() if record.part in numbers)
+
+
+def snapshot(gate: Gate) -> Snapshot:
+    return Snapshot(frozenset(+gate.admitted), dict(+gate.admitted))
+
+
+BURST = {"burst": {"executor": "constant-vus", "vus": 4, "duration": "300ms", "pause": "20ms"}}
+ONCE = {"once": {"executor": "per-vu-iterations", "vus": 3, "iterations": 5}}
+RACE = {"race": {"executor": "race", "vus": 10, "rounds": 20}}
+
+
+def test_every_ticket_is_used_once_and_every_admission_is_recorded() -> None:
+    with gates.serving(gates.racy, TICKETS) as gate:
+        results = run(job(gate, BURST))
+    asked = Counter(asked["p_ticket_id"] for asked in gate.seen)
+    assert set(asked.values()) == {1, 2}
+    assert [ticket for ticket, times in asked.items() if times == 2] == [TICKETS[0]]
+    assert outcomes(results, "burst") == {"admitted": gate.admitted.total() - 1}
+    assert 4 * 5 < gate.admitted.total() <= 4 * 16
+
+
+def test_per_vu_iterations_are_exactly_as_many_as_asked_for() -> None:
+    with gates.serving(gates.racy, TICKETS) as gate:
+        results = run(job(gate, ONCE))
+    assert outcomes(results, "once") == {"admitted": 15}
+    assert Counter(a["p_device_id"] for a in gate.seen) == {"gate-1": 5 + 3, "gate-2": 5, "gate-3": 5}
+
+
+def test_scenarios_start_when_they_are_told_to() -> None:
+    late = {**ONCE, "late": {"executor": "per-vu-iterations", "vus": 1, "startTime": "400ms"}}
+    with gates.serving(gates.racy, TICKETS) as gate:
+        results = run(job(gate, late))
+    number = [part.name for part in results.parts].index("late")
+    first = min(record.sent for record in results.records() if record.part == number)
+    assert first >= 400e6
+
+
+def test_a_racy_gate_is_caught() -> None:
+    with gates.serving(gates.racy, TICKETS) as gate:
+        results = run(job(gate, RACE))
+        verdict = judge(results, snapshot(gate), ())
+    assert verdict.status is Status.FAIL
+    assert "was admitted" in verdict.headline
+    assert len(results.rounds) == 20
+
+
+def test_a_correct_gate_passes() -> None:
+    with gates.serving(gates.correct, TICKETS) as gate:
+        verdict = judge(run(job(gate, RACE)), snapshot(gate), ())
+    assert verdict.status is Status.PASS, verdict.headline
+    assert "0 of 20 contended rounds" in verdict.headline
+
+
+def test_a_racy_gate_behind_a_pool_of_one_is_inconclusive_not_passed() -> None:
+    with gates.serving(gates.one_at_a_time, TICKETS) as gate:
+        verdict = judge(run(job(gate, RACE)), snapshot(gate), ())
+    assert verdict.status is Status.INCONCLUSIVE
+    assert "one after the other" in verdict.headline
+
+
+def test_a_race_uses_a_fresh_ticket_in_every_round_and_another_device_for_every_request() -> None:
+    with gates.serving(gates.correct, TICKETS) as gate:
+        results = run(job(gate, RACE))
+    tickets = [results.tickets[round_.ticket] for round_ in results.rounds]
+    assert len(set(tickets)) == 20
+    for ticket in tickets:
+        assert len({a["p_device_id"] for a in gate.seen if a["p_ticket_id"] == ticket}) == 10
+
+
+def test_connections_lost_after_the_scan_are_recovered_not_lost() -> None:
+    with gates.serving(gates.racy, TICKETS, lose=lambda n: n > 3 and n % 4 == 0) as gate:
+        verdict = judge(run(job(gate, ONCE)), snapshot(gate), ())
+    assert verdict.status is Status.PASS, verdict.headline
+    assert any("whose reply was lost were found" in finding.statement for finding in verdict.findings)
+
+
+def test_running_out_of_tickets_ends_the_scenario_and_is_said() -> None:
+    with gates.serving(gates.racy, TICKETS) as gate:
+        results = run(job(gate, ONCE, tickets=8))
+        verdict = judge(results, snapshot(gate), ())
+    assert results.exhausted == ("once",)
+    assert verdict.status is Status.INCONCLUSIVE
+    assert max(Counter(a["p_ticket_id"] for a in gate.seen).values()) == 2
+
+
+def test_a_gate_that_never_answers_ends_in_unknown_replies_within_the_timeout() -> None:
+    async def after_the_canary(gate: Gate, ticket: str) -> dict[str, Any]:
+        return await (gates.racy if len(gate.seen) <= 3 else gates.silent)(gate, ticket)
+
+    with gates.serving(after_the_canary, TICKETS) as gate:
+        results = run(job(gate, {"once": {**ONCE["once"], "iterations": 1}}, timeout="100ms"))
+    assert outcomes(results, "once") == {"unknown": 3}
+
+
+def test_iterations_that_outlive_the_graceful_stop_are_given_up() -> None:
+    async def after_the_canary(gate: Gate, ticket: str) -> dict[str, Any]:
+        return await (gates.racy if len(gate.seen) <= 3 else gates.silent)(gate, ticket)
+
+    short = {"burst": {**BURST["burst"], "duration": "50ms", "gracefulStop": "50ms"}}
+    with gates.serving(after_the_canary, TICKETS) as gate:
+        results = run(job(gate, short))
+    assert outcomes(results, "burst") == {"unknown": 4}
+    assert results.elapsed < 3
+
+
+def test_the_journal_holds_what_the_results_hold() -> None:
+    journal = BytesIO()
+    with gates.serving(gates.racy, TICKETS) as gate:
+        results = run(job(gate, ONCE), journal)
+    assert journal.getvalue() == results.journal
+    assert len(results) == 3 + 15
+
+
+def test_a_target_that_refuses_connections_stops_at_the_canary() -> None:
+    with gates.serving(gates.racy, TICKETS) as gate:
+        wanted = job(gate, ONCE)
+    with pytest.raises(Unreachable, match="connection refused"):
+        run(wanted)
+
+
+def test_a_misconfigured_scenario_stops_at_the_canary_in_the_servers_own_words() -> None:
+    async def odd(gate: Gate, ticket: str) -> dict[str, Any]:
+        del gate, ticket
+        return {"error_message": "staff only"}
+
+    with gates.serving(odd, TICKETS) as gate:
+        with pytest.raises(ScenarioError, match="staff only"):
+            run(job(gate, ONCE))
+    assert len(gate.seen) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_run_in_order_and_it_is_judged(number: signal.Signals) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.requests > 10:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    forever = {"burst": {**BURST["burst"], "duration": "60s"}, "later": {**RACE["race"], "startTime": "61s"}}
+    with gates.serving(gates.racy, TICKETS) as gate:
+        results = run(job(gate, forever), watch=interrupt)
+        verdict = judge(results, snapshot(gate), ())
+    assert results.interrupted
+    assert results.elapsed < 10
+    assert verdict.exit_code == 105
+    assert signal.getsignal(number) is before
+
+
+def test_progress_tells_what_runs_and_how_far_it_is() -> None:
+    told: list[Progress] = []
+    with gates.serving(gates.racy, TICKETS) as gate:
+        run(job(gate, {"burst": {**BURST["burst"], "duration": "600ms"}}), watch=told.append)
+    assert told[-1].running == ("burst",)
+    assert 0 < told[0].elapsed < told[-1].elapsed
+    assert told[-1].outcomes["admitted"] > 4
