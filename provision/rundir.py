@@ -108,9 +108,9 @@ class RunDir:
             raise ConfigError(f"{self.path / name} is damaged: {error}.") from None
 
     def open_binary(self, name: str) -> IO[bytes]:
-        """A file to stream records into; the caller closes it."""
+        """A file to stream records into, readable as well; the caller closes it."""
         try:
-            return (self.path / name).open("wb")
+            return (self.path / name).open("w+b")
         except OSError as error:
             raise disk_error(self.path / name, error) from None
 
