@@ -118,8 +118,8 @@ class Sample:
 @dataclass(frozen=True, slots=True)
 class Results:
     """A whole run. `tickets[n]` is the id of the ticket that records call n; `journal` is all records, in memory or
-    as a mapped file. `dropped` are the iterations of each part that found no free VU or no time, `vus` the active VUs in
-    each second, `aborted` the threshold that ended the run."""
+    as a mapped file. `dropped` are the iterations of each part that found no free VU or no time, `vus` the active VUs
+    in each second, `aborted` the threshold that ended the run."""
 
     started: str
     elapsed: float
