@@ -192,6 +192,8 @@ def run_scenario(
     options = rehearsal.RunOptions(scenario, tickets, vus, duration, rounds, json)
     outcome = pipeline.run_scenario(options, _live(quiet))
     _print_rehearsal(outcome)
+    if outcome.verdict.interrupted:
+        _complain(Interrupted("Interrupted before the end of the load.", hint=pipeline.removal_hint(outcome.run)))
     raise typer.Exit(int(outcome.verdict.exit_code))
 
 

@@ -69,6 +69,11 @@ class Rehearsal:
     results: Results
     folder: Path
 
+    @property
+    def run(self) -> str:
+        """The run whose tickets were used."""
+        return self.folder.parent.name
+
 
 def prepare(options: RunOptions) -> Wanted:
     """Read scenario and tickets; ScenarioError, TicketsError or ConfigError for whatever is wrong with them."""

@@ -43,13 +43,13 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A Supabase that we may write to."""
+    """A Supabase that we may write to; `embedded` is the name of the local stack that it is."""
 
     url: str
     key: Secret
     schema: str = "public"
     ca_file: Path | None = None
-    embedded: bool = False
+    embedded: str = ""
 
     @property
     def ref(self) -> str:

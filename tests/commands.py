@@ -141,6 +141,8 @@ class Database:
     def rows(self) -> dict[str, list[str]]:
         """Every row of every table of the schema public, as JSON."""
         tables = self("select tablename from pg_tables where schemaname = 'public' order by 1").split()
-        union = " union all ".join(f"select '{name}' as t, to_jsonb(r)::text as r from public.{name} r" for name in tables)
+        union = " union all ".join(
+            f"select '{name}' as t, to_jsonb(r)::text as r from public.{name} r" for name in tables
+        )
         lines = [line.split("|", 1) for line in self(f"select t, r from ({union}) x order by 1, 2").splitlines()]
         return {name: [row for table, row in lines if table == name] for name in tables}
