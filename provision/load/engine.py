@@ -61,7 +61,8 @@ def run(
 ) -> Results:
     """Carry out the job; `journal` receives the records as they come, `check_canary` may raise to stop before the load.
 
-    The first SIGINT or SIGTERM ends it in order (in-flight requests are awaited), the second at once.
+    The first SIGINT or SIGTERM ends it in order (in-flight requests are awaited), the second at once. OSError when the
+    journal cannot be written.
     """
     return uvloop.run(_Run(job, Ledger(journal, live=abort is not None), watch, abort, processes).run(check_canary))
 
@@ -110,6 +111,8 @@ class _Run:
     def _flush(self) -> None:
         self.ledger.add(bytes(self.session.fresh))
         self.session.fresh.clear()
+        if self.ledger.refused:
+            self.session.stopping.set()
 
     def _tick(self) -> None:
         self._flush()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import IO
 
 from provision.load.outcomes import OUTCOMES, Outcome
 from provision.load.results import SIZE, Journal, read_back
 from provision.load.tally import Tally
-from provision.rundir import disk_error
 
 
 class Ledger:
@@ -18,14 +16,15 @@ class Ledger:
     def __init__(self, journal: IO[bytes], *, live: bool = False) -> None:
         self._journal = journal
         self._words: Counter[int] = Counter()
+        self.refused: OSError | None = None
         self.tally = Tally() if live else None
 
     def add(self, records: bytes) -> None:
-        """Write down whole records; ConfigError when the disk says no."""
+        """Write down whole records; a disk that refuses them stands in `refused`, since no call-back may raise."""
         try:
             self._journal.write(records)
         except OSError as error:
-            raise disk_error(Path(str(getattr(self._journal, "name", "the journal"))), error) from None
+            self.refused = error
         with memoryview(records).cast("q") as longs:
             self._words.update(longs[0 :: SIZE // 8])
         if self.tally is not None and records:
@@ -46,8 +45,7 @@ class Ledger:
         return dict(found)
 
     def close(self) -> Journal:
-        """All that was written."""
-        try:
-            return read_back(self._journal)
-        except OSError as error:
-            raise disk_error(Path(str(getattr(self._journal, "name", "the journal"))), error) from None
+        """All that was written; OSError when the disk refused some of it."""
+        if self.refused:
+            raise self.refused
+        return read_back(self._journal)
