@@ -76,6 +76,7 @@ class _Vu:
         "lane",
         "left",
         "pause",
+        "render",
         "spans",
         "ticket",
         "watch",
@@ -87,6 +88,7 @@ class _Vu:
         self.spans = schedule.spans(crew.executor, lane.vu)
         self.left = crew.executor.iterations if isinstance(crew.executor, PerVuIterations) else None
         self.pause = schedule.pauses(crew.executor, f"{crew.session.job.seed}/{crew.name}/{lane.vu}")
+        self.render = crew.session.splicer(lane)
         self.active = False
         self.due = self.ticket = 0
         self.deadline = 0.0
@@ -127,7 +129,7 @@ class _Vu:
             self.left -= 1
         self.be_active(True)
         self.ticket = ticket
-        self.lane.connection.send(crew.session.request(ticket, self.lane), self.done)
+        self.lane.connection.send(self.render(ticket, self.lane.iteration), self.done)
 
     def done(self, reply: Reply) -> None:
         self.crew.session.record(self.lane, self.ticket, self.due, reply)

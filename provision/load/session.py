@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter_ns
@@ -20,7 +20,7 @@ from provision.load.timer import Timer
 from provision.load.wire import Connection
 
 if TYPE_CHECKING:
-    from provision.load.request import Form, Template
+    from provision.load.request import Template
     from provision.load.spec import Scenario
 
 SAMPLE_BYTES = 300
@@ -71,7 +71,7 @@ class Session:
         self.active = 0
         self.began = self.start = perf_counter_ns() if began is None else began
         self._classify = job.classify
-        self._forms: dict[int, Form] = {}
+        self._splicers: dict[int, Callable[[int, int], bytes]] = {}
         self._columns = self._spliced()
 
     def _spliced(self) -> dict[str, list[bytes]]:
@@ -105,12 +105,14 @@ class Session:
             fields = {f"ticket.{name}": value for name, value in _absent(self.job.tickets[0]).items()}
             own = {"vu": lane.vu + 1, "iter": lane.iteration + 1}
             return self.job.template.render({**self.job.values, **fields, **own})
-        form = self._forms.get(lane.vu)
-        if form is None:
-            form = self._forms[lane.vu] = self.job.template.form({**self.job.values, "vu": lane.vu + 1})
-        columns = self._columns
-        values = [columns[t][ticket] if t in columns else b"%d" % (lane.iteration + 1) for t in form.tokens]
-        return form(*values)
+        return self.splicer(lane)(ticket, lane.iteration)
+
+    def splicer(self, lane: Lane) -> Callable[[int, int], bytes]:
+        """What makes a VU's requests, from ticket and iteration."""
+        if lane.vu not in self._splicers:
+            form = self.job.template.form({**self.job.values, "vu": lane.vu + 1})
+            self._splicers[lane.vu] = form.splicer(self._columns)
+        return self._splicers[lane.vu]
 
     def record(self, lane: Lane, ticket: int, due: int, reply: Reply, round_: int = NO_ROUND) -> Outcome:
         """Name a reply and write it down."""
