@@ -53,9 +53,9 @@ class Arrivals:
 
     async def run(self) -> None:
         """Carry the executor out to its end, its graceful stop or the user's."""
-        self.began = self.session.start + int(self.executor.startTime * _SECOND)
+        self.began = self.session.start + round(self.executor.startTime * _SECOND)
         self.session.active += len(self.lanes)
-        last = self.began + int((self.executor.length + self.executor.gracefulStop) * _SECOND)
+        last = self.began + round((self.executor.length + self.executor.gracefulStop) * _SECOND)
         cancel_abort = self.session.timer.at(last, self.abort)
         self.advance()
         self.tick()
@@ -68,7 +68,7 @@ class Arrivals:
 
     def advance(self) -> None:
         at = next(self.times, None)
-        self.due = None if at is None else self.began + int(at * _SECOND)
+        self.due = None if at is None else self.began + round(at * _SECOND)
 
     def tick(self) -> None:
         """Begin what is due, and come back when the next one is."""
@@ -106,7 +106,7 @@ class Arrivals:
         self.in_flight -= 1
         pause = self.pause()
         if pause:
-            self.session.timer.at(perf_counter_ns() + int(pause * _SECOND), partial(self.free.append, lane))
+            self.session.timer.at(perf_counter_ns() + round(pause * _SECOND), partial(self.free.append, lane))
         else:
             self.free.append(lane)
         self.check_idle()

@@ -11,6 +11,7 @@ from provision.load.executors import ClosedModel, PerVuIterations, SharedIterati
 from provision.load.http import Fault, Reply
 from provision.load.schedule import Span
 from provision.load.session import Lane, Session, first_of
+from provision.load.share import Share
 
 BACK_OFF = 0.1
 """Seconds before a VU whose request could not be sent tries again."""
@@ -28,17 +29,18 @@ class Crew:
         self.idle = asyncio.Event()
         size = schedule.most_vus(executor)
         part = session.part(name, executor.executor, size)
-        numbers = session.share.within(size)
-        self.left = self._iterations(len(numbers))
+        share = session.share.at_most(size)
+        numbers = share.within(size) if share else range(0)
+        self.left = self._iterations(share, len(numbers))
         self.vus = [_Vu(self, session.lane(part, number)) for number in numbers]
         self.working = len(self.vus)
 
-    def _iterations(self, vus: int) -> int | None:
+    def _iterations(self, share: Share | None, vus: int) -> int | None:
         """How many iterations this share is to do; None where time alone decides."""
         if isinstance(self.executor, PerVuIterations):
             return vus * self.executor.iterations
         if isinstance(self.executor, SharedIterations):
-            return len(self.session.share.within(self.executor.iterations))
+            return len(share.within(self.executor.iterations)) if share else 0
         return None
 
     async def prepare(self) -> None:
@@ -46,7 +48,7 @@ class Crew:
 
     async def run(self) -> None:
         """Carry the executor out to its end, its graceful stop or the user's."""
-        self.began = self.session.start + int(self.executor.startTime * _SECOND)
+        self.began = self.session.start + round(self.executor.startTime * _SECOND)
         for vu in self.vus:
             vu.next()
         if self.vus:
@@ -108,7 +110,7 @@ class _Vu:
             self.end()
             return
         start, span = found
-        self.due = crew.began + int(start * _SECOND)
+        self.due = crew.began + round(start * _SECOND)
         self.be_active(span.start <= now)
         if span.give_up != self.deadline:
             self.give_up_at(span)
@@ -141,7 +143,7 @@ class _Vu:
         if self.watch is not None:
             self.watch()
         self.deadline = span.give_up
-        self.watch = self.crew.session.timer.at(self.crew.began + int(span.give_up * _SECOND), self.abort)
+        self.watch = self.crew.session.timer.at(self.crew.began + round(span.give_up * _SECOND), self.abort)
 
     def abort(self) -> None:
         if self.lane.connection.busy:
