@@ -157,7 +157,8 @@ def locust(load: Load) -> Told:
     script = Path(load.folder) / "locustfile.py"
     script.write_text(LOCUST.format(pause=load.pause, body=BODY))
     command = [binary, "-f", str(script), "--headless", "-u", str(load.vus), "-r", str(load.vus), "--only-summary",
-               "-t", f"{max(1, round(load.seconds))}s", "--host", load.url, "--loglevel", "ERROR", "--json"]  # fmt: skip
+               "-t", f"{max(1, round(load.seconds))}s",
+               "--host", load.url, "--loglevel", "ERROR", "--json"]  # fmt: skip
     said, cpu = timed(command)
     if '"name"' not in said:
         raise RuntimeError("locust: not one request was made in the time")

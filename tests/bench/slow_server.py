@@ -1,7 +1,7 @@
 """A server that takes a known time for each request and keeps its own log of it; run as `slow_server.py PORT_FILE`.
 
-`--delays` is `share:milliseconds,…`. GET /log gives what the server measured since the last GET /log; GET /stall/2
-stops the whole server for two seconds, a second from now.
+`--delays` is `share:milliseconds,…`. GET /log gives what the server measured since the last GET /log; GET /stall/2/6
+stops the whole server for two seconds, six seconds from now.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class Client(asyncio.Protocol):
         if head.startswith(b"GET /log"):
             self.transport.write(reply(self.server.log()))
         elif head.startswith(b"GET /stall/"):
-            asyncio.get_running_loop().call_later(1, time.sleep, float(head.split(b" ")[1].split(b"/")[2]))
+            _, _, seconds, later = head.split(b" ")[1].split(b"/")
+            asyncio.get_running_loop().call_later(float(later), time.sleep, float(seconds))
             self.transport.write(reply(b"{}"))
         else:
             self.server.timer.at(began + self.server.delay(), partial(self.answer, began))
