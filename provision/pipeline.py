@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,37 +25,43 @@ if TYPE_CHECKING:
     from provision.fixtures.plan import Plan
     from provision.gateway import Gateway
     from provision.gateway.removal import Account
+    from provision.local.stack import Stack
     from provision.rehearsal import Rehearsal, RunOptions
 
 TICKETS_FILE = Path("test-tickets.json")
-EMBEDDED = "the embedded local stack"
+EMBEDDED = "the embedded local stack "
 
 
 # -- where
 
 
 @contextmanager
-def open_target(watcher: Watcher) -> Iterator[Target]:
-    """The target that the environment or `.env` names; the embedded local stack when they name none."""
+def open_target(watcher: Watcher, name: str = "default") -> Iterator[Target]:
+    """The target that the environment or `.env` names; when they name none, the embedded local stack of that name."""
     target = from_environment(os.environ, dotenv_values(".env") if Path(".env").is_file() else {})
     if target is not None:
         yield target
         return
     from provision.local import stack
 
-    with stack.lease(progress=watcher.say) as running:
+    with stack.lease(name, progress=watcher.say) as running:
         watcher.say(f"No SUPABASE_URL is set: using the embedded local stack at {running.url}.")
-        yield embedded(running.url, running.secret_key)
+        yield embedded(running)
 
 
-def embedded(url: str, key: str) -> Target:
-    """The target that the embedded stack is."""
-    return Target(url, Secret(key), embedded=True)
+def embedded(running: Stack) -> Target:
+    """The target that an embedded stack is."""
+    return Target(running.url, Secret(running.secret_key), embedded=running.name)
 
 
 def identity(target: Target) -> str:
-    """What a target is called in manifests and ticket files; the embedded stack's port may change, it may not."""
-    return EMBEDDED if target.embedded else target.url
+    """What a target is called in manifests and ticket files; an embedded stack's port may change, its name may not."""
+    return EMBEDDED + target.embedded if target.embedded else target.url
+
+
+def _stack_of(recorded: str) -> str:
+    """The name of the embedded stack in a recorded identity; the usual one when that is of another target."""
+    return recorded.removeprefix(EMBEDDED) if recorded.startswith(EMBEDDED) else "default"
 
 
 @contextmanager
@@ -163,14 +169,27 @@ def _counts(plan: Plan) -> dict[str, int]:
 @contextmanager
 def owned(run: str) -> Iterator[None]:
     """While rows of a run may be in the database, whatever ends badly says how to remove them."""
-    hint = f"Rows of run {run} may be in the database; remove them with: provision teardown --run {run}"
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted("Interrupted.", hint=hint) from None
+        raise Interrupted("Interrupted.", hint=removal_hint(run)) from None
     except ProvisionError as error:
-        error.hint = f"{error.hint} {hint}".strip()
+        error.hint = f"{error.hint} {removal_hint(run)}".strip()
         raise
+
+
+@contextmanager
+def interruptible(run: str) -> Iterator[None]:
+    """A Ctrl-C in the block says how to remove the run's rows."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("Interrupted.", hint=removal_hint(run)) from None
+
+
+def removal_hint(run: str) -> str:
+    """What to do about the rows of a run that did not come to its end."""
+    return f"Rows of run {run} may be in the database; remove them with: provision teardown --run {run}"
 
 
 # -- teardown
@@ -216,9 +235,12 @@ def teardown(run: str | None, *, every: bool, dry_run: bool, watcher: Watcher) -
     result = Teardown()
     if not folders:
         return result
-    with open_target(watcher) as target:
+    with ExitStack() as opened:
+        targets: dict[str, Target] = {}
         for folder in folders:
-            result.runs.append(teardown_run(folder, target, watcher, dry_run=dry_run))
+            if (name := _stack_of(_manifest(folder).target)) not in targets:
+                targets[name] = opened.enter_context(open_target(watcher, name))
+            result.runs.append(teardown_run(folder, targets[name], watcher, dry_run=dry_run))
     return result
 
 
@@ -238,8 +260,10 @@ def teardown_run(folder: RunDir, target: Target, watcher: Watcher, *, dry_run: b
 
 
 def _unclean() -> list[str]:
-    """The runs of this folder that may still have rows in a database, oldest first."""
-    return [run for run in rundir.runs() if _manifest(RunDir.open(run)).state != "clean"]
+    """The runs of this folder that may still have rows in a database, oldest first; a run whose plan is not wholly on
+    disk never wrote one."""
+    folders = [RunDir.open(run) for run in rundir.runs()]
+    return [f.run for f in folders if f.lines(MANIFEST) and _manifest(f).state != "clean"]
 
 
 def _manifest(folder: RunDir) -> Manifest:
@@ -251,10 +275,8 @@ def _manifest(folder: RunDir) -> Manifest:
 def _same_target(recorded: str, target: Target, what: str) -> None:
     """Raise ConfigError when a run or a ticket file belongs to another database than the one that is set."""
     if recorded not in {identity(target), target.url}:
-        raise ConfigError(
-            f"{what} {recorded}, but the target now is {identity(target)}.",
-            hint=f"Set SUPABASE_URL to {recorded}." if recorded != EMBEDDED else "Unset SUPABASE_URL and the key.",
-        )
+        way = "Unset SUPABASE_URL and the key." if recorded.startswith(EMBEDDED) else f"Set SUPABASE_URL to {recorded}."
+        raise ConfigError(f"{what} {recorded}, but the target now is {identity(target)}.", hint=way)
 
 
 # -- run-scenario and check
@@ -265,7 +287,7 @@ def run_scenario(options: RunOptions, watcher: Watcher) -> Rehearsal:
     from provision import rehearsal
 
     wanted = rehearsal.prepare(options)
-    with open_target(watcher) as target:
+    with interruptible(wanted.tickets.run), open_target(watcher, _stack_of(wanted.tickets.target)) as target:
         _same_target(wanted.tickets.target, target, f"{options.tickets} holds tickets of")
         with open_gateway(target, watcher) as gateway:
             return rehearsal.rehearse(wanted, target, gateway, watcher)
@@ -315,7 +337,7 @@ def demo(*, gate: str | None, fast: bool, watcher: Watcher) -> Demo:
     scenario = "quick" if fast else "scanner-burst"
     with stack.lease("demo", gate=gate or "row-lock-nowait", progress=watcher.say) as running:
         watcher.say(f"The stack is up at {running.url}, its gate is {running.gate}.")
-        target = embedded(running.url, running.secret_key)
+        target = embedded(running)
         with rundir.temporary_file("tickets.json") as out:
             seeded = seed_target(SeedOptions(scenario=scenario, out=out), target, watcher)
             watcher.say(f"Seeded {sum(seeded.counts.values()):,} rows as run {seeded.run} ({seeded.why}).")

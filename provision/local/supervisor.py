@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from asyncio import StreamReader, StreamWriter
 from collections import deque
 from collections.abc import Callable
@@ -206,6 +207,10 @@ async def _make(supervisor: Supervisor, request: dict[str, Any], writer: StreamW
     except OSError as error:
         log(f"error: {error!r}")
         _send(writer, error=f"{error.strerror or error}: {error.filename or ''}", hint="check the disk and its rights")
+        return False
+    except Exception:  # noqa: BLE001  a client waits: it must not wait for ever
+        log(traceback.format_exc())
+        _send(writer, error="the local stack failed", hint=f"log: {supervisor.place.logs}/supervisor.log")
         return False
     return True
 

@@ -33,7 +33,9 @@ def test_a_trend_without_samples_has_no_value() -> None:
 
 def test_the_scan_metrics_count_what_the_replies_were() -> None:
     metrics = Metrics(good().results())
-    counts = {n: metrics.get(n).statistic("count") for n in ("successful_scans", "already_scanned", "race_conditions_caught")}
+    counts = {
+        n: metrics.get(n).statistic("count") for n in ("successful_scans", "already_scanned", "race_conditions_caught")
+    }
     assert counts == {"successful_scans": 70, "already_scanned": 100, "race_conditions_caught": 80}
     assert metrics.get("scan_errors").statistic("rate") == 0
 
@@ -113,7 +115,14 @@ def test_what_is_no_threshold_is_refused_before_the_run(metric: str, expression:
 
 @pytest.mark.parametrize(
     ("expression", "ok"),
-    [("count==70", True), ("count===70", True), ("count!=70", False), ("count>70", False), ("count>=70", True), ("count<=69", False)],
+    [
+        ("count==70", True),
+        ("count===70", True),
+        ("count!=70", False),
+        ("count>70", False),
+        ("count>=70", True),
+        ("count<=69", False),
+    ],
 )
 def test_comparisons_are_k6s(expression: str, *, ok: bool) -> None:
     judged = thresholds.judge(thresholds.parse("successful_scans", expression, []), Metrics(good().results()))

@@ -45,7 +45,10 @@ def test_two_admissions_in_the_database_alone_fail() -> None:
     history = good()
     history.store(3)
     assert verdict(history).status is Status.FAIL
-    assert "ticket-3 was admitted twice: the database holds 2 admissions, the replies acknowledged 1" in verdict(history).headline
+    assert (
+        "ticket-3 was admitted twice: the database holds 2 admissions, the replies acknowledged 1"
+        in verdict(history).headline
+    )
 
 
 def test_two_winners_in_the_replies_fail_even_when_the_database_holds_one() -> None:
@@ -148,7 +151,9 @@ def one_after_the_other(width: float) -> History:
         history.admit(ticket, part=CONTROL, ms=2)
     for number, ticket in itertools.product(range(5), range(10)):
         start = (1000 + 100 * number) * MS
-        history.admit(5 + number * 10 + ticket, part=CONTROL, round_=number, sent=start, ms=2 * width * (ticket + 1) / 10)
+        history.admit(
+            5 + number * 10 + ticket, part=CONTROL, round_=number, sent=start, ms=2 * width * (ticket + 1) / 10
+        )
     for ticket in range(60, 80):
         history.race(ticket, ["admitted"] + ["already_used"] * 9)
         history.store(ticket)
@@ -236,7 +241,9 @@ def test_the_worst_finding_is_the_verdict() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=20))
-def test_each_ticket_is_exactly_one_of_fine_twice_lost_unexpected_or_recovered(counts: list[tuple[int, int, int]]) -> None:
+def test_each_ticket_is_exactly_one_of_fine_twice_lost_unexpected_or_recovered(
+    counts: list[tuple[int, int, int]],
+) -> None:
     history = History()
     for ticket, (acknowledged, unknown, stored) in enumerate(counts):
         for _ in range(acknowledged):

@@ -42,7 +42,9 @@ def test_the_message_carries_the_apis_own_words_and_what_was_asked() -> None:
     assert error.hint == "why"
 
 
-@pytest.mark.parametrize("kind", [k for k in vars(httpx).values() if isinstance(k, type) and issubclass(k, httpx.HTTPError)])
+@pytest.mark.parametrize(
+    "kind", [k for k in vars(httpx).values() if isinstance(k, type) and issubclass(k, httpx.HTTPError)]
+)
 def test_every_error_of_the_http_library_has_a_name_of_ours(kind: type[httpx.HTTPError]) -> None:
     error = kind.__new__(kind)
     Exception.__init__(error, "boom")

@@ -123,7 +123,9 @@ def test_teardown_removes_the_run_with_the_scans_of_it_and_nothing_else() -> Non
     gateway.insert("scan_logs", [{"id": "log", "ticket_id": ticket, "scan_success": True}], key="id")
     accounts = removal.remove(gateway, recorded(mine), ignore)
     assert gateway.rows == before
-    assert {a.table: a.removed for a in accounts} | {"tickets": 31, "scan_logs": 1} == {a.table: a.removed for a in accounts}
+    assert {a.table: a.removed for a in accounts} | {"tickets": 31, "scan_logs": 1} == {
+        a.table: a.removed for a in accounts
+    }
     assert not any(account.left for account in accounts)
 
 

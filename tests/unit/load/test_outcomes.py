@@ -86,7 +86,14 @@ def test_several_rules_may_name_one_outcome() -> None:
 
 @pytest.mark.parametrize(
     ("body", "equals", "fits"),
-    [(True, True, True), (1, True, False), (True, 1, False), (None, None, True), ("x", "x", True), (False, None, False)],
+    [
+        (True, True, True),
+        (1, True, False),
+        (True, 1, False),
+        (None, None, True),
+        ("x", "x", True),
+        (False, None, False),
+    ],
 )
 def test_values_are_equal_as_json_values_are(body: object, equals: object, *, fits: bool) -> None:
     rules = {"admitted": Rule(path=".", equals=equals)}

@@ -1,0 +1,176 @@
+"""One suite for every gateway: the double that ships in the package and supabase-py against the local stack."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import schemas
+
+from provision.errors import ApiError, Refused, TargetError, Unreachable
+from provision.fixtures import manifest, plan, recipe
+from provision.fixtures.ids import IdRange, row_id
+from provision.fixtures.plan import Plan
+from provision.gateway import Filter, Gateway, removal, seeding, truth, within
+from provision.gateway.memory import MemoryGateway
+from provision.gateway.supabase import PAGE, SupabaseGateway
+from provision.load.spec import Evidence, Truth
+from provision.local.stack import Stack
+from provision.target import Secret, Target
+
+RECIPE = Path(__file__).parents[2] / "seeds" / "event-night.yaml"
+NO_WAIT: Callable[[float], None] = lambda _: None  # noqa: E731
+
+
+@pytest.fixture(params=["memory", "supabase"])
+def gateway(request: pytest.FixtureRequest) -> Iterator[Gateway]:
+    if request.param == "memory":
+        yield MemoryGateway(schemas.ticketing(), schemas.CASCADES)
+        return
+    stack: Stack = request.getfixturevalue("stack")
+    real = SupabaseGateway(target(stack), notify=NO_WAIT, sleep=NO_WAIT)
+    yield real
+    real.close()
+
+
+def target(stack: Stack, key: str | None = None) -> Target:
+    return Target(stack.url, Secret(key or stack.secret_key))
+
+
+def staff(run: str, count: int) -> list[dict[str, str]]:
+    return [{"id": row_id(run, 0, n), "display_name": f"{run} {n}"} for n in range(count)]
+
+
+@pytest.fixture
+def run(gateway: Gateway) -> Iterator[str]:
+    """A run of its own for each test, whose staff is removed again."""
+    name = f"contract-{uuid4().hex}"
+    yield name
+    gateway.delete("staff", within("id", IdRange(name, 0, 0, 1 << 47)))
+
+
+def test_rows_that_were_written_are_counted_and_read_back_in_the_order_of_their_key(gateway: Gateway, run: str) -> None:
+    rows = staff(run, 5)
+    gateway.insert("staff", rows[::-1], key="id")
+    where = within("id", IdRange(run, 0, 0, 5))
+    assert gateway.count("staff", where) == 5
+    assert [dict(row) for row in gateway.select("staff", ["display_name"], where, key="id")] == rows
+
+
+def test_writing_the_same_rows_again_changes_nothing(gateway: Gateway, run: str) -> None:
+    gateway.insert("staff", staff(run, 3), key="id")
+    gateway.insert("staff", [{**row, "display_name": "changed"} for row in staff(run, 4)], key="id")
+    names = [
+        row["display_name"]
+        for row in gateway.select("staff", ["display_name"], within("id", IdRange(run, 0, 0, 9)), key="id")
+    ]
+    assert names == [f"{run} 0", f"{run} 1", f"{run} 2", "changed"]
+
+
+def test_a_read_of_more_rows_than_a_page_is_whole(gateway: Gateway, run: str) -> None:
+    rows = staff(run, PAGE * 2 + 7)
+    gateway.insert("staff", rows, key="id")
+    read = [row["id"] for row in gateway.select("staff", [], within("id", IdRange(run, 0, 0, len(rows))), key="id")]
+    assert read == [row["id"] for row in rows]
+
+
+def test_a_range_deletes_its_own_rows_and_no_other(gateway: Gateway, run: str) -> None:
+    gateway.insert("staff", staff(run, 10), key="id")
+    assert gateway.delete("staff", within("id", IdRange(run, 0, 2, 5))) == 5
+    left = [row["id"] for row in gateway.select("staff", [], within("id", IdRange(run, 0, 0, 10)), key="id")]
+    assert left == [row_id(run, 0, n) for n in (0, 1, 7, 8, 9)]
+    assert gateway.delete("staff", within("id", IdRange(run, 0, 2, 5))) == 0
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (Filter("display_name", "eq", "b"), 1),
+        (Filter("display_name", "in", ["a", "c", "with, comma"]), 3),
+        (Filter("display_name", "gt", "b"), 2),
+        (Filter("display_name", "is", None), 0),
+    ],
+)
+def test_conditions_mean_the_same_everywhere(gateway: Gateway, run: str, where: Filter, expected: int) -> None:
+    names = ["a", "b", "c", "with, comma"]
+    gateway.insert("staff", [{"id": row_id(run, 0, n), "display_name": name} for n, name in enumerate(names)], key="id")
+    assert gateway.count("staff", [*within("id", IdRange(run, 0, 0, 9)), where]) == expected
+
+
+def test_a_delete_without_a_condition_is_a_mistake_of_ours(gateway: Gateway) -> None:
+    with pytest.raises(ValueError, match="without a condition"):
+        gateway.delete("staff", [])
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "sqlstate"),
+    [
+        ("staff", {"id": row_id("x", 0, 0)}, "23502"),
+        ("staff", {"id": row_id("x", 0, 0), "display_name": "x", "colour": "red"}, "PGRST204"),
+        ("nothing", {"id": row_id("x", 0, 0)}, "PGRST205"),
+        ("event_checklist", {"id": 987654321, "event_id": row_id("x", 0, 0)}, "2350[23]"),
+    ],
+)
+def test_refusals_carry_the_apis_code(gateway: Gateway, table: str, row: dict, sqlstate: str) -> None:
+    with pytest.raises(ApiError, match=sqlstate):
+        gateway.insert(table, [row], key="id")
+
+
+def test_the_schema_has_what_the_recipe_needs(gateway: Gateway) -> None:
+    schema = gateway.schema()
+    assert schema.tables["tickets"].columns["order_id"].references == ("orders", "id")
+    assert schema.tables["tickets"].columns["attendee_name"].must_be_given
+    assert schema.tables["tickets"].key is not None
+    assert set(schema.functions["scan_ticket_atomic"].arguments) == set(schemas.SCAN)
+
+
+def planned(gateway: Gateway, tickets: int) -> Plan:
+    parsed, document = recipe.parse(RECIPE, RECIPE.read_text())
+    return plan.build(parsed, document, gateway.schema(), f"contract-{uuid4().hex}", date(2026, 6, 1), tickets)
+
+
+def test_a_plan_is_filled_seen_and_emptied_to_the_last_row(gateway: Gateway) -> None:
+    plan_ = planned(gateway, 40)
+    line = manifest.announce(plan_, created="", target="", schema="public", versions={})
+    owned = manifest.read([json.loads(json.dumps(line))])
+    seeding.fill(gateway, plan_, lambda _: None, lambda *_: None)
+    try:
+        wanted = Truth(consumed=Evidence(table="tickets", where={"is_used": True}))
+        ids = plan_.table("tickets").ids
+        assert truth.take(gateway, gateway.schema(), wanted, ids).consumed == frozenset()
+        free = Truth(consumed=Evidence(table="tickets", where={"is_used": False}))
+        assert len(truth.take(gateway, gateway.schema(), free, ids).consumed or ()) == 41
+    finally:
+        accounts = removal.remove(gateway, owned, lambda *_: None)
+    assert {a.table: a.left for a in accounts} == dict.fromkeys((a.table for a in accounts), 0)
+    assert sum(account.removed for account in accounts) >= 41
+
+
+def test_a_wrong_key_is_refused_without_being_shown(stack: Stack) -> None:
+    wrong = "sb_secret_wrong_0123456789abcdef"
+    real = SupabaseGateway(target(stack, wrong), notify=NO_WAIT, sleep=NO_WAIT)
+    with pytest.raises(Refused) as refused:
+        real.schema()
+    real.close()
+    assert wrong not in f"{refused.value!r} {refused.value} {refused.value.hint}"
+
+
+def test_a_host_that_does_not_answer_is_unreachable_after_the_last_attempt() -> None:
+    waits: list[float] = []
+    real = SupabaseGateway(Target("http://127.0.0.1:9", Secret("k")), notify=NO_WAIT, sleep=waits.append)
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:9 does not answer"):
+        real.schema()
+    real.close()
+    assert len(waits) == 5
+
+
+def test_a_server_that_is_no_supabase_is_named_so(stack: Stack) -> None:
+    import gate as gates
+
+    with gates.serving(gates.correct, []) as gate:
+        real = SupabaseGateway(Target(gate.url, Secret("k")), notify=NO_WAIT, sleep=NO_WAIT)
+        with pytest.raises(TargetError):
+            real.schema()
+        real.close()
