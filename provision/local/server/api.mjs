@@ -62,12 +62,15 @@ function createApp(config, connection, resolve, schemas) {
 /** `{fetch, firstRequest}` for one configuration, with the schema cache following `NOTIFY pgrst`. */
 export async function createApi(config, connection) {
   const resolve = keyResolver(config);
-  const schemas = [];
+  let schemas = [];
+  let app;
   const readSchemas = async () => {
-    schemas.splice(0, schemas.length, ...(await connection.driver.unsafe(SCHEMAS)).map(({ name }) => name));
+    const found = (await connection.driver.unsafe(SCHEMAS)).map(({ name }) => name);
+    if (app && found.join() === schemas.join()) return;
+    schemas = found;
+    app = createApp(config, connection, resolve, schemas);
   };
   await readSchemas();
-  const app = createApp(config, connection, resolve, schemas);
   await app.ensureSystemSchema();
   const reload = async (payload) => {
     if (!RELOAD.has(payload)) return;
