@@ -92,7 +92,7 @@ class SupabaseGateway:
                 default_to_null=False,
             ).execute()
 
-        self._call(f"insert into {table}", write)
+        self._call(f"insert into {table}", write, divisible=True)
 
     def add(self, table: str, rows: Sequence[Row], *, columns: Sequence[str], look: Look) -> Sequence[Row]:
         attempts = 0
@@ -106,7 +106,7 @@ class SupabaseGateway:
             data: Any = query.execute().data
             return list(data)
 
-        return self._call(f"insert into {table}", write)
+        return self._call(f"insert into {table}", write, divisible=True)
 
     def count(self, table: str, where: Sequence[Filter]) -> int:
         def read() -> int:
@@ -150,17 +150,21 @@ class SupabaseGateway:
             query = self._client.table(table).delete(count=CountMethod.exact, returning=ReturnMethod.minimal)
             return _filtered(query, where).execute().count or 0
 
-        return self._call(f"delete from {table}", remove)
+        return self._call(f"delete from {table}", remove, divisible=True)
 
-    def _call(self, what: str, action: Callable[[], T]) -> T:
-        """Run one request under the retry policy, its errors mapped."""
+    def _call(self, what: str, action: Callable[[], T], *, divisible: bool = False) -> T:
+        """Run one request under the retry policy, its errors mapped; one that is not `divisible` into smaller ones is
+        tried again when it took too long."""
 
         def attempt() -> T:
             self._latest.response = None
             try:
                 return action()
             except APIError as error:
-                raise classify(what, error, self._latest.response) from None
+                meant = classify(what, error, self._latest.response)
+                if isinstance(meant, BatchTooLarge) and not divisible:
+                    meant = Transient(str(meant), meant)
+                raise meant from None
             except httpx.HTTPError as error:
                 raise unreachable(what, self._target.url, error) from None
 
