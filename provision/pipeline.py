@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -246,6 +246,7 @@ def teardown(run: str | None, *, every: bool, dry_run: bool, watcher: Watcher) -
 
 def teardown_run(folder: RunDir, target: Target, watcher: Watcher, *, dry_run: bool = False) -> TornDown:
     """Remove one run's rows from the target that it was seeded on."""
+    from provision import history
     from provision.gateway import removal
 
     manifest = _manifest(folder)
@@ -255,7 +256,9 @@ def teardown_run(folder: RunDir, target: Target, watcher: Watcher, *, dry_run: b
             return TornDown(manifest.run, manifest.target, removal.survey(gateway, manifest), dry_run=True)
         with owned(manifest.run), watcher.busy(f"Removing {manifest.run}"):
             done = TornDown(manifest.run, manifest.target, removal.remove(gateway, manifest, watcher.rows))
-    folder.append(MANIFEST, {"event": "left" if done.left else "clean", "rows": done.left})
+    accounts = [asdict(account) for account in done.accounts]
+    folder.append(MANIFEST, {"event": "left" if done.left else "clean", "rows": done.left, "accounts": accounts})
+    history.refresh(folder)
     return done
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from provision import __version__, bundled, rundir
-from provision.audit import evidence, thresholds, verdict
+from provision import __version__, bundled, rundir, saved
+from provision.audit import evidence, verdict
 from provision.audit.evidence import Snapshot
 from provision.audit.promises import Status
 from provision.audit.thresholds import Threshold
@@ -28,7 +30,8 @@ from provision.load.request import Template
 from provision.load.results import Results
 from provision.load.session import Job
 from provision.load.spec import Scenario
-from provision.report import Watcher, machine
+from provision.report import Watcher, rows
+from provision.report.model import Report
 from provision.rundir import RunDir
 from provision.target import Target
 from provision.yamlfile import unknown
@@ -45,7 +48,10 @@ class RunOptions:
     vus: int | None = None
     duration: str | None = None
     rounds: int | None = None
-    json: Path | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Where the report goes besides the run's folder, by its form: json, html, junit."""
+    out: Sequence[str] = ()
+    """Forms in which every request is written down, such as `csv` or `ndjson=requests.ndjson`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +64,20 @@ class Wanted:
     thresholds: tuple[Threshold, ...]
     tickets: Tickets
     ids: IdRange
-    json: Path | None
+    files: Mapping[str, Path]
+    out: Sequence[tuple[str, Path | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
     """A judged run and the folder that keeps it."""
 
-    verdict: Verdict
-    results: Results
+    report: Report
     folder: Path
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.report.verdict
 
     @property
     def run(self) -> str:
@@ -88,9 +98,10 @@ def prepare(options: RunOptions) -> Wanted:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise TicketsError(f"{options.tickets}: {reason}.", hint="Make one with: provision seed") from None
     tickets = ticket_file.parse(options.tickets, text)
-    if options.json:
-        rundir.check_writable(options.json)
-    return Wanted(path, source, scenario, wanted, tickets, _ids(options.tickets, tickets), options.json)
+    out = [rows.destination(one) for one in options.out]
+    for file in (*options.files.values(), *(file for _, file in out if file)):
+        rundir.check_writable(file)
+    return Wanted(path, source, scenario, wanted, tickets, _ids(options.tickets, tickets), options.files, out)
 
 
 def _duration(text: str) -> float:
@@ -102,12 +113,12 @@ def _duration(text: str) -> float:
 
 def _thresholds(path: Path, scenario: Scenario) -> Sequence[Threshold]:
     found = []
-    for metric, given in scenario.thresholds.items():
-        for expression in [given] if isinstance(given, str) else given:
-            try:
-                found.append(thresholds.parse(metric, expression, scenario.scenarios))
-            except ValueError as error:
-                raise ScenarioError(f"{path}: thresholds.{metric}: {error}") from None
+    for metric in scenario.thresholds:
+        try:
+            given = {metric: scenario.thresholds[metric]}
+            found += [threshold for _, threshold in saved.parse_thresholds(given, scenario.scenarios)]
+        except ValueError as error:
+            raise ScenarioError(f"{path}: thresholds.{metric}: {error}") from None
     return found
 
 
@@ -138,13 +149,18 @@ def rehearse(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher)
     fresh = _fresh(gateway, schema, wanted)
     job = _job(wanted, target, fresh)
     folder = RunDir.ensure(wanted.tickets.run).subfolder(wanted.scenario.name)
-    folder.write_json("scenario.json", {"file": str(wanted.path), **wanted.scenario.model_dump(mode="json")})
+    run, scenario = _about(wanted, target), _carried_out(wanted)
+    folder.write_json("run.json", run)
+    folder.write_json("scenario.json", scenario)
+    rundir.write_text(folder.path / "scenario.yaml", [wanted.source])
     with folder.open_binary("results.bin") as journal, watcher.busy(f"Running {wanted.scenario.name}"):
         results = engine.run(job, journal, watch=watcher.load, check_canary=check_canary)
     folder.write_json("results.json", results.to_json())
     snapshot = _snapshot(gateway, schema, wanted, results, {ticket["id"] for ticket in fresh})
     folder.write_json("snapshot.json", snapshot.to_json())
-    return _judge(wanted, target, results, snapshot, folder)
+    report = saved.judge(run, scenario, wanted.source, results, snapshot, folder)
+    saved.save(report, folder, files=wanted.files, out=wanted.out)
+    return Rehearsal(report, folder.path)
 
 
 def preflight(wanted: Wanted, target: Target, gateway: Gateway) -> list[str]:
@@ -252,19 +268,25 @@ def _snapshot(gateway: Gateway, schema: Schema, wanted: Wanted, results: Results
     return replace(snapshot, rows=truth.rows_of(gateway, schema, wanted.scenario.truth, broken))
 
 
-def _judge(wanted: Wanted, target: Target, results: Results, snapshot: Snapshot, folder: RunDir) -> Rehearsal:
-    judged = verdict.judge(results, snapshot, wanted.thresholds)
-    run: dict[str, Any] = {
+def _about(wanted: Wanted, target: Target) -> dict[str, Any]:
+    """What a report says of where a run comes from."""
+    packages = {name: version(name) for name in ("uvloop", "httptools", "pydantic")}
+    return {
         "id": wanted.tickets.run,
         "scenario": wanted.scenario.name,
+        "file": wanted.path.name,
         "target": target.url,
-        "started": results.started,
-        "elapsed": results.elapsed,
         "version": __version__,
-        "folder": str(folder.path),
+        "versions": {"python": platform.python_version(), **packages},
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
     }
-    summary = machine.summary(judged, results, run)
-    folder.write_json("summary.json", summary)
-    if wanted.json:
-        rundir.write_text(wanted.json, [json.dumps(summary, ensure_ascii=False, indent=2) + "\n"])
-    return Rehearsal(judged, results, folder.path)
+
+
+def _carried_out(wanted: Wanted) -> dict[str, Any]:
+    """The scenario's values as they are run, those left out that nobody set."""
+    return wanted.scenario.model_dump(mode="json", exclude_unset=True) | {
+        "thresholds": {
+            metric: [given] if isinstance(given, str) else given for metric, given in wanted.scenario.thresholds.items()
+        }
+    }
