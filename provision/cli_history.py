@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from provision.audit.comparison import Change
     from provision.history import Comparison, Line
 
+_SCHEMAS = Path(__file__).parent / "schemas"
 export = typer.Typer(help="Write a scenario for another tool.", no_args_is_help=True)
 Run = Annotated[
     str | None,
@@ -125,4 +126,19 @@ def _interval(change: Change) -> str:
     return f"{low:+.1%} to {high:+.1%}: {'changed' if change.proven else 'no change shown'}"
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"report": report, "runs": runs, "compare": compare}
+def schema(
+    name: Annotated[str, typer.Argument(help="summary, manifest or tickets.")],
+) -> None:
+    """Print the JSON schema of a file that this tool writes.
+
+    Example: provision schema summary
+    """
+    from provision.yamlfile import unknown
+
+    known = {path.name.removesuffix(".schema.json"): path for path in _SCHEMAS.glob("*.schema.json")}
+    if name not in known:
+        raise ConfigError(unknown("schema", name, known))
+    typer.echo(known[name].read_text(encoding="utf-8"), nl=False)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"report": report, "runs": runs, "compare": compare, "schema": schema}

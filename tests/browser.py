@@ -1,4 +1,4 @@
-"""A headless Chromium, the system's own, that tells what went wrong in a page and what the page asked the network for."""
+"""A headless Chromium, the system's own, that tells what went wrong in a page and what the page asked for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ DRIVER = shutil.which("chromedriver")
 @contextmanager
 def chromium(profile: Path, *, dark: bool = False) -> Iterator[webdriver.Chrome]:
     """A browser with a profile of its own, closed afterwards."""
-    assert CHROMIUM and DRIVER, "chromium and chromedriver are needed: apt-get install chromium chromium-driver"
+    if not CHROMIUM or not DRIVER:
+        raise RuntimeError("chromium and chromedriver are needed: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     arguments = ["headless=new", "disable-gpu", "disable-dev-shm-usage", "no-first-run", "hide-scrollbars"]

@@ -4,7 +4,7 @@
   const values = (id) => JSON.parse(document.getElementById(id).textContent);
   const summary = values("summary");
   const series = values("series");
-  const reduced = { fontFamily: "inherit", overflow: "visible" };
+  const plain = { fontFamily: "inherit", overflow: "visible" };
   const known = ["admitted", "already_used", "busy", "conflict", "not_found"];
   const bad = ["error", "unknown", "unclassified", "overload", "not_sent"];
   const ofOutcome = (name) => `var(--${known.includes(name) ? name : bad.includes(name) ? "error" : "other"})`;
@@ -13,6 +13,7 @@
   const ofScenario = (name) => palette[scenarios.indexOf(name) % palette.length];
   const number = (value) =>
     value === null || value === undefined ? "–" : Number(value).toLocaleString("en", { maximumSignificantDigits: 4 });
+  const milliseconds = (value) => (value < 10 ? value.toFixed(2) : value < 100 ? value.toFixed(1) : number(Math.round(value)));
   const element = (tag, text, attributes = {}) => {
     const made = Object.assign(document.createElement(tag), { textContent: text ?? "" });
     Object.entries(attributes).forEach(([name, value]) => made.setAttribute(name, value));
@@ -37,13 +38,14 @@
 
   // A plot as wide as its place, described for those who do not see it
   function plot(width, label, options) {
-    const made = Plot.plot({ width, marginLeft: 52, marginRight: 18, style: reduced, ...options });
+    const made = Plot.plot({ width, marginLeft: 52, marginRight: 18, marginBottom: 46, style: plain, ...options });
     made.setAttribute("role", "img");
     made.setAttribute("aria-label", label);
     return made;
   }
 
-  const seconds = { label: "seconds into the run →", nice: true };
+  const below = { labelOffset: 40 }; // the axis' name stands under its numbers
+  const seconds = { label: "seconds into the run →", nice: true, ...below };
 
   function distribution(width) {
     const rows = series.distribution.filter((row) => !hidden.outcomes.has(row.outcome));
@@ -59,16 +61,16 @@
     );
     const labels = [0, 1, 2].map((place) =>
       Plot.text(marks.filter((mark) => mark.place === place), {
-        x: "ms", fy: "name", text: (d) => `${short[d.mark]} ${number(d.ms)}`, frameAnchor: "top", textAnchor: "start",
-        dx: 4, dy: 2 + 14 * place, fill: "currentColor", stroke: "var(--ground)", strokeWidth: 4,
+        x: "ms", fy: "name", text: (d) => `${short[d.mark]} ${milliseconds(d.ms)}`, frameAnchor: "top", textAnchor: "start",
+        dx: 4, dy: 19 + 14 * place, fill: "currentColor", stroke: "var(--ground)", strokeWidth: 4,
       }),
     );
     const described = rows.map((row) => `${name(row)}: median ${row.marks.med}, p95 ${row.marks["p(95)"]} ms`).join("; ");
     return [
       plot(width, described, {
-        height: 40 + rows.length * 104, marginLeft: 8, marginTop: 8, marginBottom: 36, marginRight: 70,
-        x: { type: "log", label: "ms →", tickFormat: (d) => number(d), ticks: width < 500 ? 4 : 8, grid: true },
-        y: { axis: null, domain: [0, 1.35] },
+        height: 60 + rows.length * 118, marginLeft: 8, marginTop: 8, marginRight: 70,
+        x: { type: "log", label: "ms →", ...below, tickFormat: (d) => number(d), ticks: width < 500 ? 4 : 8, grid: true },
+        y: { axis: null, domain: [0, 1.5] },
         fy: { axis: null, domain: rows.map(name), padding: 0.12 },
         marks: [
           Plot.ruleY([0], { stroke: "var(--line)" }),
@@ -77,7 +79,7 @@
           }),
           Plot.ruleX(marks, { x: "ms", fy: "name", stroke: "currentColor", strokeDasharray: "3 3" }),
           Plot.text(rows, {
-            fy: name, text: (d) => `${name(d)} (${number(d.count)})`, frameAnchor: "top-left", dx: 2, dy: 2, fontWeight: 600,
+            fy: name, text: (d) => `${name(d)} (${number(d.count)})`, frameAnchor: "top-left", dx: 2, fontWeight: 600,
             fill: "currentColor", stroke: "var(--ground)", strokeWidth: 4,
           }),
           ...labels,
@@ -117,7 +119,7 @@
           }),
           Plot.tip(rows, Plot.pointerX({
             x: "t", y: "p(95)",
-            title: (d) => `${d.scenario}, ${number(d.t)} s\np95 ${number(d["p(95)"])} ms\nmedian ${number(d.med)}, slowest ${number(d.max)} ms`,
+            title: (d) => `${d.scenario}, ${number(d.t)} s\np95 ${milliseconds(d["p(95)"])} ms\nmedian ${number(d.med)}, slowest ${number(d.max)} ms`,
           })),
         ],
       }),
@@ -157,7 +159,7 @@
       legend([["one winner", "var(--second)"], ["more than one winner", "var(--fail)"]].filter(
         ([name]) => name === "one winner" || series.rounds.some(twice))),
       plot(width, "release spread of each round", {
-        height: 240, x: { label: "round →", ticks: width < 500 ? 4 : 10, tickFormat: "d" },
+        height: 240, x: { label: "round →", ...below, ticks: width < 500 ? 4 : 10, tickFormat: "d" },
         y: { label: "↑ ms between first and last send", grid: true, nice: true, zero: true, ticks: 5 },
         marks: [
           Plot.ruleY([0], { stroke: "var(--line)" }),
@@ -194,8 +196,8 @@
       element("p", `ticket ${round.ticket}`, { class: "mono" }),
       legend(names.map((name) => [name, ofOutcome(name)])),
       plot(width, `round ${round.round}, one line for each gate`, {
-        height: 56 + 20 * gates.length, marginLeft: 62,
-        x: { label: "ms after the first send →", grid: true, zero: true, ticks: width < 500 ? 4 : 10 },
+        height: 70 + 20 * gates.length, marginLeft: 62,
+        x: { label: "ms after the first send →", ...below, grid: true, zero: true, ticks: width < 500 ? 4 : 10 },
         y: { domain: gates, label: null, tickFormat: (d) => `gate-${d}`, tickSize: 0 },
         marks: [
           Plot.ruleY(round.requests, {
@@ -245,7 +247,9 @@
   // Buttons that show and hide what the charts have in common
   function filter(id, names, drawn) {
     const place = document.getElementById(id);
-    for (const name of names.length > 1 ? names : []) {
+    if (names.length < 2) return;
+    place.append(element("span", `Show ${id}:`));
+    for (const name of names) {
       const button = element("button", name, { type: "button", "aria-pressed": "true" });
       button.addEventListener("click", () => {
         const off = hidden[id];
