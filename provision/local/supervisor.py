@@ -208,7 +208,7 @@ async def _make(supervisor: Supervisor, request: dict[str, Any], writer: StreamW
         log(f"error: {error!r}")
         _send(writer, error=f"{error.strerror or error}: {error.filename or ''}", hint="check the disk and its rights")
         return False
-    except Exception:
+    except Exception:  # noqa: BLE001  a client waits: it must not wait for ever
         log(traceback.format_exc())
         _send(writer, error="the local stack failed", hint=f"log: {supervisor.place.logs}/supervisor.log")
         return False

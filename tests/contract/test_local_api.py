@@ -80,7 +80,8 @@ def helpers(stack: Stack, sql: Sql) -> Iterator[None]:
         create function test_number(p_text text) returns numeric language sql as $$ select p_text::numeric $$;
         create function test_backend() returns integer language sql as
           $$ select pg_backend_pid() from pg_sleep(0.1) $$;
-        create function test_die() returns boolean language sql security definer as $$ select pg_terminate_backend(pg_backend_pid()) $$;
+        create function test_die() returns boolean language sql security definer as
+          $$ select pg_terminate_backend(pg_backend_pid()) $$;
         grant execute on function test_die to service_role;
         grant execute on function test_raise, test_who, test_number, test_backend to anon, authenticated, service_role;
         """,

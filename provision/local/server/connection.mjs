@@ -7,6 +7,7 @@ import { answered, isLost, normalized } from "./errors.mjs";
 
 const ACQUIRE_MS = 10_000; // PostgREST's db-pool-acquisition-timeout
 const PREPARE_UP_TO = 24; // parameters; larger statements are one-off batches and would only fill the backends' caches
+const MAX_PARAMETERS = 65_534; // the protocol's limit; PostgREST sends one JSON document instead
 const TIMEOUTS = { anon: "3s" }; // Supabase's statement timeouts; every other role has 8 s
 const BEGIN = "begin;";
 const COMMIT = CompiledQuery.raw("commit");
@@ -55,6 +56,9 @@ class Session {
   async executeQuery({ sql, parameters }) {
     if (sql.startsWith(BEGIN)) return this.#begin(sql);
     if (this.#lost) throw this.#lost;
+    if (parameters.length > MAX_PARAMETERS) {
+      throw answered(500, "54000", `${parameters.length} values in one request are too many for this server: send less`);
+    }
     const prepare = parameters.length > 0 && parameters.length <= PREPARE_UP_TO;
     // the comment makes new prepared statements after a schema change: an old plan must not change its result type
     const text = prepare ? `${sql} /*${this.#generation()}*/` : sql;
