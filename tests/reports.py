@@ -9,7 +9,6 @@ from typing import Any
 from histories import History
 
 from provision import rundir, saved
-from provision.fixtures.ids import row_id
 from provision.report.model import Report
 from provision.rundir import MANIFEST, RunDir
 
@@ -60,12 +59,6 @@ def _seeded(run: str, root: Path) -> RunDir:
 def report(history: History, root: Path, thresholds: dict[str, list[str]] | None = None) -> Report:
     """The report of a history, read back from its folder."""
     return saved.load(leave(history, root, thresholds))
-
-
-def with_real_ids(history: History) -> History:
-    """The same history with ids as long as real ones."""
-    history.name = lambda number: row_id(RUN, 4, number)
-    return history
 
 
 def schema(name: str) -> Any:
