@@ -199,6 +199,9 @@ def run_scenario(
         list[str] | None,
         typer.Option("--out", metavar="csv|ndjson[=FILE]", help="Write every request; may be repeated."),
     ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Take scenarios and thresholds from this k6 JSON configuration.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Fire a scenario at the scan function and judge it from the replies and the database.
@@ -213,7 +216,7 @@ def run_scenario(
     from provision import pipeline, rehearsal
 
     files = {form: path for form, path in (("json", json), ("html", html), ("junit", junit)) if path}
-    options = rehearsal.RunOptions(scenario, tickets, vus, duration, rounds, files, out or ())
+    options = rehearsal.RunOptions(scenario, tickets, vus, duration, rounds, files, out or (), config)
     outcome = pipeline.run_scenario(options, _live(quiet))
     _print_rehearsal(outcome)
     if outcome.verdict.interrupted:

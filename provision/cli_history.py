@@ -101,6 +101,30 @@ def _share(text: str) -> float:
     return float(match[1]) / 100
 
 
+@export.callback()
+def _export() -> None:
+    """Write a scenario for another tool."""
+
+
+@export.command("k6")
+def export_k6(
+    scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of a bundled one.")],
+    tickets: Annotated[Path, typer.Option(help="The file that seed wrote.")] = Path("test-tickets.json"),
+    out: Annotated[Path | None, typer.Option(help="Where the script goes; NAME.k6.js by default.")] = None,
+) -> None:
+    """Write a scenario as a k6 script, and beside it the environment file that the script needs.
+
+    Examples:
+      provision export k6 quick
+      provision export k6 scenarios/scanner-burst.yaml --out burst.js && source burst.env && k6 run burst.js
+    """
+    from provision import pipeline
+
+    script, env = pipeline.export_k6(scenario, tickets, out)
+    typer.echo(f"wrote {script} and {env}")
+    typer.echo(f"next: set SUPABASE_SECRET_KEY, then: source {env} && k6 run {script}")
+
+
 _SAID = {
     Status.PASS: "no p(95) rose by more than {:.0%}",
     Status.INCONCLUSIVE: "these runs do not tell whether a p(95) rose by more than {:.0%}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -319,6 +320,22 @@ def check(scenario: str, recipe: str, watcher: Watcher) -> Checked:
             removed = Teardown([teardown_run(folder, target, watcher)])
         removed.check()
         return Checked(target.url, [*facts, "everything that the check made is removed again"])
+
+
+def export_k6(name: str, tickets: Path, out: Path | None) -> tuple[Path, Path]:
+    """Write a scenario as a k6 script and its environment file; the paths of both."""
+    from provision import rehearsal
+    from provision.k6 import script
+
+    wanted = rehearsal.prepare(rehearsal.RunOptions(scenario=name, tickets=tickets))
+    path = out or Path(f"{wanted.scenario.name}.k6.js")
+    env = path.with_suffix(".env")
+    for file in (path, env):
+        rundir.check_writable(file)
+    variables = json.loads(tickets.read_text(encoding="utf-8"))["environment_variables"]
+    rundir.write_text(path, [script.render(wanted.scenario, script=path.name, env=env.name)])
+    rundir.write_text(env, [script.environment(tickets, variables)])
+    return path, env
 
 
 # -- demo

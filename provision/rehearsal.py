@@ -24,6 +24,7 @@ from provision.fixtures.ids import IdRange
 from provision.fixtures.schema import Schema
 from provision.fixtures.tickets import Tickets
 from provision.gateway import Gateway, truth, within
+from provision.k6 import options as k6_options
 from provision.load import engine, spec
 from provision.load.http import Origin, Reply
 from provision.load.outcomes import Outcome, classifier
@@ -52,6 +53,8 @@ class RunOptions:
     files: Mapping[str, Path] = field(default_factory=dict)
     """Where the report goes besides the run's folder, by its form: json, html, junit."""
     out: Sequence[str] = ()
+    config: Path | None = None
+    """A k6 JSON configuration whose executors and thresholds take the place of the scenario file's."""
     """Forms in which every request is written down, such as `csv` or `ndjson=requests.ndjson`."""
 
 
@@ -90,6 +93,9 @@ def prepare(options: RunOptions) -> Wanted:
     """Read scenario and tickets; ScenarioError, TicketsError or ConfigError for whatever is wrong with them."""
     path, source = bundled.find("scenarios", options.scenario)
     scenario = spec.parse(path, source)
+    if options.config:
+        path, text = _k6_configuration(options.config)
+        scenario, source = k6_options.apply(scenario, path, text), f"{source}\n# {path.name}\n{text}"
     duration = None if options.duration is None else _duration(options.duration)
     scenario = spec.override(scenario, vus=options.vus, duration=duration, rounds=options.rounds)
     wanted = tuple(_thresholds(path, scenario))
@@ -103,6 +109,14 @@ def prepare(options: RunOptions) -> Wanted:
     for file in (*options.files.values(), *(file for _, file in out if file)):
         rundir.check_writable(file)
     return Wanted(path, source, scenario, wanted, tickets, _ids(options.tickets, tickets), options.files, out)
+
+
+def _k6_configuration(path: Path) -> tuple[Path, str]:
+    try:
+        return path, path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ScenarioError(f"{path}: {reason}.") from None
 
 
 def _duration(text: str) -> float:

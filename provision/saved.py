@@ -42,7 +42,13 @@ def judge(
 ) -> Report:
     """The report of a run from its values."""
     wanted = [threshold for _, threshold in parse_thresholds(scenario["thresholds"], scenario["scenarios"])]
-    about = {**{name: run[name] for name in _RUN}, **run, "started": results.started, "elapsed": round(results.elapsed, 3), "folder": str(folder.path)}
+    about = {
+        **{name: run[name] for name in _RUN},
+        **run,
+        "started": results.started,
+        "elapsed": round(results.elapsed, 3),
+        "folder": str(folder.path),
+    }
     judged = verdict.judge(results, snapshot, wanted)
     return Report(judged, results, snapshot, about, scenario, source, _accounts(folder))
 
