@@ -190,6 +190,12 @@ def run_scenario(
     vus: Annotated[int | None, typer.Option(min=1, help="Virtual users, in every part of the scenario.")] = None,
     duration: Annotated[str | None, typer.Option(help="Length of constant-vus parts, such as 1m30s.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of every race.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share the load; by default as many as it needs.")
+    ] = None,
+    allow_exhaustion: Annotated[
+        bool, typer.Option("--allow-exhaustion", help="Start with fewer tickets than the scenario can use.")
+    ] = False,
     json: Annotated[Path | None, typer.Option("--json", help="Also write the summary here, as k6 shapes it.")] = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="Also write the report here, one file for a browser.")
@@ -216,7 +222,9 @@ def run_scenario(
     from provision import pipeline, rehearsal
 
     files = {form: path for form, path in (("json", json), ("html", html), ("junit", junit)) if path}
-    options = rehearsal.RunOptions(scenario, tickets, vus, duration, rounds, files, out or (), config)
+    options = rehearsal.RunOptions(
+        scenario, tickets, vus, duration, rounds, processes, allow_exhaustion, files, out or (), config
+    )
     outcome = pipeline.run_scenario(options, _live(quiet))
     _print_rehearsal(outcome)
     if outcome.verdict.interrupted:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from provision import __version__, bundled, rundir, saved
-from provision.audit import evidence, verdict
+from provision.audit import evidence, thresholds, verdict
 from provision.audit.evidence import Snapshot
+from provision.audit.metrics import Metrics
 from provision.audit.promises import Status
 from provision.audit.thresholds import Threshold
 from provision.audit.verdict import Verdict
@@ -25,7 +26,7 @@ from provision.fixtures.schema import Schema
 from provision.fixtures.tickets import Tickets
 from provision.gateway import Gateway, truth, within
 from provision.k6 import options as k6_options
-from provision.load import engine, spec
+from provision.load import engine, executors, spec
 from provision.load.http import Origin, Reply
 from provision.load.outcomes import Outcome, classifier
 from provision.load.request import Template
@@ -50,12 +51,14 @@ class RunOptions:
     vus: int | None = None
     duration: str | None = None
     rounds: int | None = None
+    processes: int | None = None
+    allow_exhaustion: bool = False
     files: Mapping[str, Path] = field(default_factory=dict)
     """Where the report goes besides the run's folder, by its form: json, html, junit."""
     out: Sequence[str] = ()
+    """Forms in which every request is written down, such as `csv` or `ndjson=requests.ndjson`."""
     config: Path | None = None
     """A k6 JSON configuration whose executors and thresholds take the place of the scenario file's."""
-    """Forms in which every request is written down, such as `csv` or `ndjson=requests.ndjson`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,8 @@ class Wanted:
     ids: IdRange
     files: Mapping[str, Path]
     out: Sequence[tuple[str, Path | None]]
+    processes: int = 1
+    allow_exhaustion: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,10 @@ def prepare(options: RunOptions) -> Wanted:
     out = [rows.destination(one) for one in options.out]
     for file in (*options.files.values(), *(file for _, file in out if file)):
         rundir.check_writable(file)
-    return Wanted(path, source, scenario, wanted, tickets, _ids(options.tickets, tickets), options.files, out)
+    ids = _ids(options.tickets, tickets)
+    processes = options.processes or spec.processes_needed(scenario, os.cpu_count() or 1)
+    more = options.allow_exhaustion
+    return Wanted(path, source, scenario, wanted, tickets, ids, options.files, out, processes, more)
 
 
 def _k6_configuration(path: Path) -> tuple[Path, str]:
@@ -121,7 +129,7 @@ def _k6_configuration(path: Path) -> tuple[Path, str]:
 
 def _duration(text: str) -> float:
     try:
-        return spec.seconds(text)
+        return executors.seconds(text)
     except ValueError as error:
         raise ScenarioError(f"--duration: {error}") from None
 
@@ -169,13 +177,29 @@ def rehearse(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher)
     folder.write_json("scenario.json", scenario)
     rundir.write_text(folder.path / "scenario.yaml", [wanted.source])
     with folder.stream("results.bin") as journal, watcher.busy(f"Running {wanted.scenario.name}"):
-        results = engine.run(job, journal, watch=watcher.load, check_canary=check_canary)
+        results = engine.run(
+            job,
+            journal,
+            watch=watcher.load,
+            check_canary=check_canary,
+            abort=_abort(wanted),
+            processes=wanted.processes,
+        )
     folder.write_json("results.json", results.to_json())
     snapshot = _snapshot(gateway, schema, wanted, results, {ticket["id"] for ticket in fresh})
     folder.write_json("snapshot.json", snapshot.to_json())
     report = saved.judge(run, scenario, wanted.source, results, snapshot, folder)
     saved.save(report, folder, files=wanted.files, out=wanted.out)
     return Rehearsal(report, folder.path)
+
+
+def _abort(wanted: Wanted) -> engine.Abort | None:
+    """What ends the run early: a threshold with `abortOnFail` that has failed; None when there is no such."""
+    if not any(threshold.abort_on_fail for threshold in wanted.thresholds):
+        return None
+    return lambda results, tally, elapsed: thresholds.reason_to_stop(
+        wanted.thresholds, Metrics(results, tally), elapsed
+    )
 
 
 def preflight(wanted: Wanted, target: Target, gateway: Gateway) -> list[str]:
@@ -234,21 +258,28 @@ def _fresh(gateway: Gateway, schema: Schema, wanted: Wanted) -> list[dict[str, s
     before = truth.take(gateway, schema, wanted.scenario.truth, wanted.ids)
     used = {*(before.consumed or ()), *(before.entries or ())}
     fresh = [dict(ticket) for ticket in wanted.tickets.fields if ticket["id"] not in used]
-    needed = _needed(wanted.scenario)
+    needed = _needed(wanted)
     if len(fresh) < needed:
         already = f", {len(used)} of them used already" if used else ""
         raise TicketsError(
-            f"The scenario can use {needed} tickets; the file has {len(wanted.tickets)}{already}.", hint=hint
+            f"The scenario can use {needed} tickets; the file has {len(wanted.tickets)}{already}.",
+            hint=f"{hint}, or run until they are used up with --allow-exhaustion.",
         )
     return fresh
 
 
-def _needed(scenario: Scenario) -> int:
-    """The tickets that a scenario can use; where nothing bounds it, enough to begin."""
+def _needed(wanted: Wanted) -> int:
+    """The tickets without which a run does not begin: all that it can use, unless it may run out of them."""
+    least = spec.CANARY_TICKETS + 1
+    if wanted.scenario.tickets == "reuse":
+        return least + spec.race_tickets(wanted.scenario)
+    if wanted.allow_exhaustion:
+        return least
     try:
-        return spec.tickets_needed(scenario)[0]
-    except ScenarioError:
-        return spec.CANARY_TICKETS + 1
+        return spec.tickets_needed(wanted.scenario)[0]
+    except ScenarioError as error:
+        error.hint = "Give it a pause, or run until the tickets are used up with --allow-exhaustion."
+        raise
 
 
 def _job(wanted: Wanted, target: Target, fresh: list[dict[str, str]]) -> Job:
@@ -311,8 +342,4 @@ def _about(wanted: Wanted, target: Target) -> dict[str, Any]:
 
 def _carried_out(wanted: Wanted) -> dict[str, Any]:
     """The scenario's values as they are run, those left out that nobody set."""
-    return wanted.scenario.model_dump(mode="json", exclude_unset=True) | {
-        "thresholds": {
-            metric: [given] if isinstance(given, str) else given for metric, given in wanted.scenario.thresholds.items()
-        }
-    }
+    return wanted.scenario.model_dump(mode="json", exclude_unset=True)

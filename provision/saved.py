@@ -15,6 +15,7 @@ from provision.audit.thresholds import Threshold
 from provision.errors import ConfigError
 from provision.fixtures import manifest
 from provision.load.results import Results
+from provision.load.spec import Limit
 from provision.report import html, junit, machine, rows
 from provision.report.model import Accounts, Report
 from provision.rundir import MANIFEST, RunDir
@@ -29,7 +30,8 @@ def parse_thresholds(given: Mapping[str, Any], scenarios: Iterable[str]) -> Iter
     names = list(scenarios)
     for metric, expressions in given.items():
         for expression in [expressions] if isinstance(expressions, str) else expressions:
-            yield metric, thresholds.parse(metric, expression, names)
+            written = Limit.model_validate(expression) if isinstance(expression, dict) else expression
+            yield metric, thresholds.parse(metric, written, names)
 
 
 def judge(
@@ -41,7 +43,7 @@ def judge(
     folder: RunDir,
 ) -> Report:
     """The report of a run from its values."""
-    wanted = [threshold for _, threshold in parse_thresholds(scenario["thresholds"], scenario["scenarios"])]
+    wanted = [threshold for _, threshold in parse_thresholds(scenario.get("thresholds", {}), scenario["scenarios"])]
     about = {
         **{name: run[name] for name in _RUN},
         **run,

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from provision.audit.metrics import Trend
 from provision.load.results import Results
 
 BATCHES = 20
@@ -74,7 +73,7 @@ def latencies(results: Results) -> dict[str, list[float]]:
 
 def change(scenario: str, percent: float, before: Sequence[float], after: Sequence[float]) -> Change:
     """The change of one percentile; latencies in ms in the order of sending, at least one of each."""
-    first, second = Trend(tuple(sorted(before))).percentile(percent), Trend(tuple(sorted(after))).percentile(percent)
+    first, second = percentile(sorted(before), percent), percentile(sorted(after), percent)
     one, two = interval(before, percent), interval(after, percent)
     ratio = math.log(second / first)
     bounds = None
@@ -91,13 +90,21 @@ def interval(values: Sequence[float], percent: float) -> tuple[float, float] | N
     count, share = len(values), percent / 100
     if count < BATCHES * FEWEST or count * min(share, 1 - share) < FEWEST:
         return None
-    trend = Trend(tuple(sorted(values)))
-    middle = trend.percentile(percent)
+    ordered = sorted(values)
+    middle = percentile(ordered, percent)
     edges = [count * number // BATCHES for number in range(BATCHES + 1)]
     shares = [sum(value <= middle for value in values[start:stop]) / (stop - start) for start, stop in pairwise(edges)]
     mean = math.fsum(shares) / BATCHES
     variance = math.fsum((one - mean) ** 2 for one in shares) / (BATCHES - 1)
     independent = share * (1 - share) * BATCHES / count
     spread = T_95 * math.sqrt(max(variance, independent) / BATCHES)
-    low, high = trend.percentile(100 * max(0.0, share - spread)), trend.percentile(100 * min(1.0, share + spread))
+    low, high = percentile(ordered, 100 * max(0.0, share - spread)), percentile(ordered, 100 * min(1.0, share + spread))
     return min(low, middle), max(high, middle)
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """A percentile of ascending values, at least one, with linear interpolation between neighbours as k6 has it."""
+    place = percent / 100 * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)

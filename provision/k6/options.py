@@ -13,7 +13,7 @@ from pydantic import Field
 
 from provision import yamlfile
 from provision.errors import ScenarioError
-from provision.load.spec import Executor, Scenario
+from provision.load.spec import Executor, Limit, Scenario
 from provision.yamlfile import Document, StrictModel
 
 IGNORED = frozenset({"cloud", "ext", "summaryTrendStats", "summaryTimeUnit", "noUsageReport"})
@@ -25,7 +25,7 @@ _SHORTCUTS = {"duration": "constant-vus", "stages": "ramping-vus", "iterations":
 
 class _Options(StrictModel):
     scenarios: Annotated[dict[str, Executor], Field(min_length=1)]
-    thresholds: dict[str, list[str] | str] | None = None
+    thresholds: dict[str, list[str | Limit] | str] | None = None
 
 
 def apply(scenario: Scenario, path: Path, text: str) -> Scenario:

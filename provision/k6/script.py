@@ -15,8 +15,9 @@ from typing import Any
 from provision.audit.metrics import parse_selector
 from provision.errors import ScenarioError
 from provision.load import spec
+from provision.load.executors import seconds
 from provision.load.outcomes import BY_CODE, BY_STATUS, FAILURES, OUTCOMES, Outcome
-from provision.load.spec import Race, Rule, Scenario
+from provision.load.spec import AnyExecutor, Race, Rule, Scenario
 
 COUNTERS: Mapping[str, tuple[Outcome, ...]] = {
     "successful_scans": (Outcome.ADMITTED,),
@@ -94,29 +95,34 @@ def _scenarios(scenario: Scenario) -> dict[str, Any]:
 
 
 def _places(scenario: Scenario) -> dict[str, Any]:
-    """Which of the tickets each scenario uses, so that no two use the same: one that nothing bounds takes the rest."""
-    first, unbounded = 0, []
+    """Which of the tickets each scenario uses, so that no two use the same: races first, and what nothing bounds, or
+    what may use tickets again, takes the rest."""
+    first, open_ended = 0, []
     places: dict[str, dict[str, Any]] = {}
-    for name, executor in scenario.scenarios.items():
-        most = spec.most_tickets(executor)
-        if most is None:
-            unbounded.append(name)
-            continue
-        places[name] = {"first": first, "count": most}
-        first += most
-    if len(unbounded) > 1:
-        raise ScenarioError(f"Nothing bounds the tickets of {' and '.join(unbounded)}.", hint="Give them a pause.")
-    places |= {name: {"first": first, "count": None} for name in unbounded}
-    for name, executor in scenario.scenarios.items():
+    for name, executor in sorted(scenario.scenarios.items(), key=lambda item: not isinstance(item[1], Race)):
         race = isinstance(executor, Race)
-        reuse = not race and getattr(scenario, "tickets", "once") == "reuse"
-        given = executor.model_dump(mode="json").get("pause", 0)
-        pause = [spec.seconds(value) for value in (given if isinstance(given, list) else [given, given])]
-        places[name] |= {"race": race, "reuse": reuse, "pause": pause, "vus": _vus(executor)}
+        reuse = not race and scenario.tickets == "reuse"
+        most = None if reuse else spec.most_tickets(executor)
+        places[name] = {"race": race, "reuse": reuse, "pause": _pause(executor), "vus": _vus(executor)}
+        if most is None:
+            open_ended.append(name)
+        else:
+            places[name] |= {"first": first, "count": most}
+            first += most
+    if len(open_ended) > 1 and scenario.tickets == "once":
+        raise ScenarioError(f"Nothing bounds the tickets of {' and '.join(open_ended)}.", hint="Give them a pause.")
+    for name in open_ended:
+        places[name] |= {"first": first, "count": None}
     return {name: places[name] for name in scenario.scenarios}
 
 
-def _vus(executor: Any) -> int:
+def _pause(executor: AnyExecutor) -> list[float]:
+    """The shortest and the longest pause in s."""
+    given = executor.model_dump(mode="json").get("pause", 0)
+    return [seconds(value) for value in (given if isinstance(given, list) else [given, given])]
+
+
+def _vus(executor: AnyExecutor) -> int:
     """How many gates an executor has at most."""
     given = executor.model_dump(mode="json")
     stages = [int(stage["target"]) for stage in given.get("stages", ())] if "startVUs" in given else []

@@ -10,7 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from provision.audit.metrics import Metrics, Trend
+from provision.audit.comparison import percentile
+from provision.audit.metrics import Metrics
 from provision.load.outcomes import FAILURES, Outcome
 from provision.load.results import Record, Results, Round
 from provision.report.model import Report
@@ -22,6 +23,7 @@ REQUESTS = 64
 _STEPS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
 PER_DECADE = 25
 """Bins of the latency distribution for each power of ten."""
+_IN_A_MOMENT = {"med": 50.0, "p(95)": 95.0, "max": 100.0}
 MARKS = ("med", "p(95)", "p(99)")
 
 
@@ -68,27 +70,28 @@ def _bucket(nanoseconds: int, step: float) -> int:
 
 
 def _moment(records: Sequence[Record], step: float) -> dict[str, Any]:
-    trend = Trend(tuple(sorted((record.last - record.sent) / 1e6 for record in records if record.sent)))
+    values = sorted((record.last - record.sent) / 1e6 for record in records if record.sent)
     failed = sum(record.named in FAILURES for record in records)
-    latencies = {name: _rounded(trend.statistic(name)) for name in ("med", "p(95)", "max")}
-    return {"count": len(records), "rate": len(records) / step, "failed": failed / step, **latencies}
-
-
-def _rounded(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 3)
+    at = {name: round(percentile(values, percent), 3) if values else None for name, percent in _IN_A_MOMENT.items()}
+    return {"count": len(records), "rate": len(records) / step, "failed": failed / step, **at}
 
 
 def distribution(results: Results, metrics: Metrics) -> list[dict[str, Any]]:
     """For each scenario and outcome the latencies in logarithmic bins `[from, to, count]`, and the marks."""
-    found = []
-    for part in results.parts:
-        for outcome in metrics.outcomes(part.name) if part.measured else ():
-            trend = metrics.get(f"scan_duration{{scenario:{part.name},outcome:{outcome}}}")
-            if isinstance(trend, Trend) and trend.samples:
-                marks = {name: _rounded(trend.statistic(name)) for name in MARKS}
-                entry = {"scenario": part.name, "outcome": outcome, "count": trend.samples, "marks": marks}
-                found.append({**entry, "bins": _bins(trend.values)})
-    return found
+    found: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for record in _measured(results):
+        if record.sent:
+            found[record.part, str(record.named)].append((record.last - record.sent) / 1e6)
+    return [
+        _row(results.parts[part].name, outcome, values, metrics)
+        for (part, outcome), values in sorted(found.items(), key=lambda item: (item[0][0], -len(item[1])))
+    ]
+
+
+def _row(scenario: str, outcome: str, values: Sequence[float], metrics: Metrics) -> dict[str, Any]:
+    trend = metrics.get(f"scan_duration{{scenario:{scenario},outcome:{outcome}}}")
+    marks = {name: round(trend.statistic(name), 3) for name in MARKS}
+    return {"scenario": scenario, "outcome": outcome, "count": len(values), "marks": marks, "bins": _bins(values)}
 
 
 def _bins(values: Sequence[float]) -> list[list[float]]:

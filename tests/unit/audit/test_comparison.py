@@ -45,7 +45,7 @@ def test_neighbours_that_depend_on_each_other_widen_the_interval_until_it_covers
     runs = [drifting(random_, 3000) for _ in range(100)]
     truth = math.exp(2)
     ours = [interval(run, 50) for run in runs]
-    naive = [Trend(tuple(sorted(run))).interval(50) for run in runs]
+    naive = [Trend.of((value, 1) for value in run).interval(50) for run in runs]
     assert sum(one is not None and one[0] <= truth <= one[1] for one in ours) >= 89
     assert sum(low <= truth <= high for low, high in naive) <= 50
 

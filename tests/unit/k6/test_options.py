@@ -10,10 +10,12 @@ from provision import bundled
 from provision.errors import ScenarioError
 from provision.k6 import options
 from provision.load import spec
-from provision.load.spec import ConstantVus, PerVuIterations, Race, Scenario
+from provision.load.executors import ConstantVus, PerVuIterations
+from provision.load.spec import Limit, Race, Scenario
 
 QUICK = spec.parse(*bundled.find("scenarios", "quick"))
 PATH = Path("k6.json")
+LONG = {"threshold": "p(95)<300", "abortOnFail": True, "delayAbortEval": "10s"}
 
 
 def applied(given: Any) -> Scenario:
@@ -26,14 +28,14 @@ def test_scenarios_and_thresholds_are_those_of_the_configuration() -> None:
             "doors": {"executor": "constant-vus", "vus": 3, "duration": "20s", "exec": "scan", "tags": {"a": "b"}},
             "vip": {"executor": "per-vu-iterations", "vus": 2, "iterations": 5, "startTime": "1m"},
         },
-        "thresholds": {"http_req_duration": ["p(95)<300"], "scan_errors": "rate<0.01"},
+        "thresholds": {"http_req_duration": [LONG, "p(99)<900"], "scan_errors": "rate<0.01"},
         "summaryTrendStats": ["avg"],
     })  # fmt: skip
     assert found.scenarios == {
         "doors": ConstantVus(executor="constant-vus", vus=3, duration="20s"),
         "vip": PerVuIterations(executor="per-vu-iterations", vus=2, iterations=5, startTime="1m"),
     }
-    assert found.thresholds == {"http_req_duration": ["p(95)<300"], "scan_errors": "rate<0.01"}
+    assert found.thresholds == {"http_req_duration": [Limit(**LONG), "p(99)<900"], "scan_errors": "rate<0.01"}
     assert (found.request, found.outcomes, found.truth) == (QUICK.request, QUICK.outcomes, QUICK.truth)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from provision import bundled
 from provision.errors import ScenarioError
@@ -42,8 +43,8 @@ def test_executors_are_spelled_as_k6_spells_them_and_a_race_becomes_iterations()
 
 def test_scenarios_share_out_the_tickets_without_overlap() -> None:
     places = config()["places"]
-    assert (places["scanner_burst"]["first"], places["scanner_burst"]["count"]) == (0, 510)
-    assert (places["race_condition"]["first"], places["race_condition"]["count"]) == (510, 60)
+    assert (places["race_condition"]["first"], places["race_condition"]["count"]) == (0, 60)
+    assert (places["scanner_burst"]["first"], places["scanner_burst"]["count"]) == (60, 500)
     assert places["scanner_burst"]["pause"] == [0.1, 0.1]
     assert [places[name]["race"] for name in places] == [False, True]
 
@@ -52,6 +53,33 @@ def test_what_nothing_bounds_takes_the_rest_of_the_tickets() -> None:
     places = config((", pause: 100ms", ""))["places"]
     assert (places["scanner_burst"]["first"], places["scanner_burst"]["count"]) == (60, None)
     assert places["race_condition"]["first"] == 0
+
+
+def test_every_executor_of_k6_is_passed_on_as_it_is_written() -> None:
+    stages = "stages: [{ duration: 1s, target: 5 }, { duration: 2s, target: 0 }]"
+    written = {
+        "a": f"{{ executor: ramping-vus, startVUs: 2, {stages}, gracefulRampDown: 3s, pause: [100ms, 1s] }}",
+        "b": "{ executor: shared-iterations, vus: 3, iterations: 30, maxDuration: 20s }",
+        "c": "{ executor: constant-arrival-rate, rate: 20, timeUnit: 1s, duration: 5s, preAllocatedVUs: 4, maxVUs: 9 }",
+        "d": f"{{ executor: ramping-arrival-rate, startRate: 1, preAllocatedVUs: 7, {stages} }}",
+    }
+    found = config((BURST, BURST + "".join(f"\n  {name}: {one}" for name, one in written.items())))
+    scenarios = found["options"]["scenarios"]
+    wanted = {name: yaml.safe_load(one) for name, one in written.items()}
+    wanted["a"].pop("pause")
+    assert {name: scenarios[name] for name in wanted} == wanted
+    assert {name: found["places"][name]["vus"] for name in wanted} == {"a": 5, "b": 3, "c": 9, "d": 7}
+    assert found["places"]["a"]["pause"] == [0.1, 1.0]
+
+
+def test_a_scenario_that_uses_tickets_again_leaves_the_races_theirs() -> None:
+    places = config(("scenarios:\n", "tickets: reuse\nscenarios:\n"))["places"]
+    assert [(one["first"], one["count"], one["reuse"]) for one in places.values()] == [(60, None, True), (0, 60, False)]
+
+
+def test_a_threshold_in_k6s_long_form_is_passed_on() -> None:
+    long = {"threshold": "p(95)<200", "abortOnFail": True, "delayAbortEval": "5s"}
+    assert config(('["p(95)<200"]', f"[{json.dumps(long)}]"))["options"]["thresholds"]["scan_duration"] == [long]
 
 
 def test_two_that_nothing_bounds_are_refused() -> None:
