@@ -217,6 +217,12 @@ def run_scenario(
     duration: Annotated[str | None, typer.Option(help="Length of constant-vus parts, such as 1m30s.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of every race.")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Also write the summary here.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share the load; by default as many as it needs.")
+    ] = None,
+    allow_exhaustion: Annotated[
+        bool, typer.Option("--allow-exhaustion", help="Start with fewer tickets than the scenario can use.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Fire a scenario at the scan function and judge it from the replies and the database.
@@ -230,7 +236,7 @@ def run_scenario(
     """
     from provision import pipeline, rehearsal
 
-    options = rehearsal.RunOptions(scenario, tickets, vus, duration, rounds, json)
+    options = rehearsal.RunOptions(scenario, tickets, vus, duration, rounds, json, processes, allow_exhaustion)
     outcome = pipeline.run_scenario(options, _live(quiet))
     _print_rehearsal(outcome)
     if outcome.verdict.interrupted:

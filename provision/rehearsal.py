@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from typing import Any
 from provision import __version__, bundled, rundir
 from provision.audit import evidence, thresholds, verdict
 from provision.audit.evidence import Snapshot
+from provision.audit.metrics import Metrics
 from provision.audit.promises import Status
 from provision.audit.thresholds import Threshold
 from provision.audit.verdict import Verdict
@@ -22,7 +24,7 @@ from provision.fixtures.ids import IdRange, NumberRange, Range
 from provision.fixtures.schema import Schema
 from provision.fixtures.tickets import Tickets
 from provision.gateway import Gateway, truth, within
-from provision.load import engine, spec
+from provision.load import engine, executors, spec
 from provision.load.http import Origin, Reply
 from provision.load.outcomes import Outcome, classifier
 from provision.load.request import Template
@@ -47,6 +49,8 @@ class RunOptions:
     duration: str | None = None
     rounds: int | None = None
     json: Path | None = None
+    processes: int | None = None
+    allow_exhaustion: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,8 @@ class Wanted:
     tickets: Tickets
     ids: Range
     json: Path | None
+    processes: int = 1
+    allow_exhaustion: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +97,14 @@ def prepare(options: RunOptions) -> Wanted:
     tickets = ticket_file.parse(options.tickets, text)
     if options.json:
         rundir.check_writable(options.json)
-    return Wanted(path, source, scenario, wanted, tickets, _ids(options.tickets, tickets), options.json)
+    ids = _ids(options.tickets, tickets)
+    processes = options.processes or spec.processes_needed(scenario, os.cpu_count() or 1)
+    return Wanted(path, source, scenario, wanted, tickets, ids, options.json, processes, options.allow_exhaustion)
 
 
 def _duration(text: str) -> float:
     try:
-        return spec.seconds(text)
+        return executors.seconds(text)
     except ValueError as error:
         raise ScenarioError(f"--duration: {error}") from None
 
@@ -147,11 +155,27 @@ def rehearse(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher)
     folder = RunDir.ensure(wanted.tickets.run).subfolder(wanted.scenario.name)
     folder.write_json("scenario.json", {"file": str(wanted.path), **wanted.scenario.model_dump(mode="json")})
     with folder.stream("results.bin") as journal, watcher.busy(f"Running {wanted.scenario.name}"):
-        results = engine.run(job, journal, watch=watcher.load, check_canary=check_canary)
+        results = engine.run(
+            job,
+            journal,
+            watch=watcher.load,
+            check_canary=check_canary,
+            abort=_abort(wanted),
+            processes=wanted.processes,
+        )
     folder.write_json("results.json", results.to_json())
     snapshot = _snapshot(gateway, schema, wanted, results, {ticket["id"] for ticket in fresh})
     folder.write_json("snapshot.json", snapshot.to_json())
     return _judge(wanted, target, results, snapshot, folder)
+
+
+def _abort(wanted: Wanted) -> engine.Abort | None:
+    """What ends the run early: a threshold with `abortOnFail` that has failed; None when there is no such."""
+    if not any(threshold.abort_on_fail for threshold in wanted.thresholds):
+        return None
+    return lambda results, tally, elapsed: thresholds.reason_to_stop(
+        wanted.thresholds, Metrics(results, tally), elapsed
+    )
 
 
 def preflight(wanted: Wanted, target: Target, gateway: Gateway) -> list[str]:
@@ -210,21 +234,28 @@ def _fresh(gateway: Gateway, schema: Schema, wanted: Wanted) -> list[dict[str, s
     before = truth.take(gateway, schema, wanted.scenario.truth, wanted.ids)
     used = {*(before.consumed or ()), *(before.entries or ())}
     fresh = [dict(ticket) for ticket in wanted.tickets.fields if ticket["id"] not in used]
-    needed = _needed(wanted.scenario)
+    needed = _needed(wanted)
     if len(fresh) < needed:
         already = f", {len(used)} of them used already" if used else ""
         raise TicketsError(
-            f"The scenario can use {needed} tickets; the file has {len(wanted.tickets)}{already}.", hint=hint
+            f"The scenario can use {needed} tickets; the file has {len(wanted.tickets)}{already}.",
+            hint=f"{hint}, or run until they are used up with --allow-exhaustion.",
         )
     return fresh
 
 
-def _needed(scenario: Scenario) -> int:
-    """The tickets that a scenario can use; where nothing bounds it, enough to begin."""
+def _needed(wanted: Wanted) -> int:
+    """The tickets without which a run does not begin: all that it can use, unless it may run out of them."""
+    least = spec.CANARY_TICKETS + 1
+    if wanted.scenario.tickets == "reuse":
+        return least + spec.race_tickets(wanted.scenario)
+    if wanted.allow_exhaustion:
+        return least
     try:
-        return spec.tickets_needed(scenario)[0]
-    except ScenarioError:
-        return spec.CANARY_TICKETS + 1
+        return spec.tickets_needed(wanted.scenario)[0]
+    except ScenarioError as error:
+        error.hint = "Give it a pause, or run until the tickets are used up with --allow-exhaustion."
+        raise
 
 
 def _job(wanted: Wanted, target: Target, fresh: list[dict[str, str]]) -> Job:

@@ -110,9 +110,9 @@ class RunDir:
 
     @contextmanager
     def stream(self, name: str) -> Iterator[IO[bytes]]:
-        """A file to stream records into; ConfigError when the disk refuses it, at first or later."""
+        """A file to stream records into and read them back; ConfigError when the disk refuses it, at first or later."""
         try:
-            with (self.path / name).open("wb") as file:
+            with (self.path / name).open("w+b") as file:
                 yield file
         except OSError as error:
             raise disk_error(self.path / name, error) from None

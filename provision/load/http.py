@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from provision.errors import ConfigError
@@ -53,6 +53,11 @@ class Origin:
     host: str
     port: int
     tls: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
+    ca_file: Path | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process makes its own TLS context from the same file."""
+        return Origin.parse, (f"{self.scheme}://{self.authority}", self.ca_file)
 
     @classmethod
     def parse(cls, url: str, ca_file: Path | None = None) -> Origin:
@@ -69,7 +74,8 @@ class Origin:
         if not _HOST.fullmatch(host) or port == 0:
             raise ConfigError("the target's URL has no valid host and port")
         secure = parts.scheme == "https"
-        return cls(parts.scheme, host, port or (443 if secure else 80), _tls_context(ca_file) if secure else None)
+        tls = _tls_context(ca_file) if secure else None
+        return cls(parts.scheme, host, port or (443 if secure else 80), tls, ca_file)
 
     @property
     def authority(self) -> str:

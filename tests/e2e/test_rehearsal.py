@@ -9,6 +9,7 @@ import subprocess
 import pytest
 from commands import Database, Place
 
+from provision import bundled
 from provision.local import stack as local
 from provision.local.stack import Stack
 
@@ -24,7 +25,7 @@ def test_seed_run_and_teardown_leave_the_database_as_it_was(place: Place, databa
     assert seeded.code == 0, seeded
     ids = {ticket["id"] for ticket in place.json()["tickets"]} | {place.json()["raceTestTicket"]["id"]}
     ours = [row for row in database.rows()["tickets"] if json.loads(row)["id"] in ids]
-    assert len(ours) == len(ids) == 642
+    assert len(ours) == len(ids) == 632
 
     ran = place.run("run-scenario", *SHORT, "--json", "summary.json")
     assert ran.code == 0, ran
@@ -105,10 +106,12 @@ def test_the_environment_file_can_be_sourced(place: Place, database: Database) -
     assert place.run("teardown").code == 0
 
 
-def _rehearse(place: Place) -> tuple[int, str]:
-    """Exit code and output of a short run, its rows removed again."""
-    assert place.run("seed", "--for", "quick").code == 0
-    ran = place.run("run-scenario", "quick", "--duration", "500ms", "--rounds", "20", "--json", "summary.json")
+def _race(place: Place) -> tuple[int, str]:
+    """Exit code and output of a scenario that is a race and no more, its rows removed again."""
+    text = re.sub(r"  scanner_burst:.*\n", "", bundled.find("scenarios", "quick")[1])
+    (place.folder / "race.yaml").write_text(text.replace("rounds: 60, startTime: 6s", "rounds: 20"))
+    assert place.run("seed", "--for", "race.yaml").code == 0
+    ran = place.run("run-scenario", "race.yaml", "--json", "summary.json")
     assert place.run("teardown").code == 0
     return ran.code, str(ran)
 
@@ -116,7 +119,7 @@ def _rehearse(place: Place) -> tuple[int, str]:
 @pytest.mark.parametrize("gate", BROKEN)
 def test_a_broken_gate_fails_and_a_ticket_is_named(gate: str, gates_stack: Stack, gates_place: Place) -> None:
     with local.lease(gates_stack.name, gate=gate, pool=20):
-        code, said = _rehearse(gates_place)
+        code, said = _race(gates_place)
     assert code == 99, said
     ids = {ticket["id"] for ticket in gates_place.json()["tickets"]}
     named = re.search(r"Ticket ([0-9a-f-]{36}) was admitted (twice|\d+ times): by .* and .*", said)
@@ -126,15 +129,16 @@ def test_a_broken_gate_fails_and_a_ticket_is_named(gate: str, gates_stack: Stack
 
 
 @pytest.mark.parametrize("gate", CORRECT)
-def test_a_correct_gate_passes(gate: str, gates_stack: Stack, gates_place: Place) -> None:
+def test_a_correct_gate_is_never_failed(gate: str, gates_stack: Stack, gates_place: Place) -> None:
+    """Where losers answer busy, contention is proven and it passes; else a machine under other load may hide it."""
     with local.lease(gates_stack.name, gate=gate, pool=20):
-        code, said = _rehearse(gates_place)
-    assert code == 0, said
+        code, said = _race(gates_place)
+    assert code in ({0} if gate == "row-lock-nowait" else {0, 98}), said
 
 
 @pytest.mark.parametrize("gate", ["check-then-act", "check-then-act-5ms"])
 def test_a_racy_gate_behind_one_connection_is_not_passed(gate: str, gates_stack: Stack, gates_place: Place) -> None:
     with local.lease(gates_stack.name, gate=gate, pool=1):
-        code, said = _rehearse(gates_place)
+        code, said = _race(gates_place)
     assert code == 98, said
     assert "one after the other" in said
