@@ -17,6 +17,8 @@ CONTENDED_SHARE = 0.9
 """A race passes only when at least this share of its rounds was contended."""
 CPU_LIMIT = 0.9
 """From this share of a core on, the generator is taken to be at its limit."""
+LAG_LIMIT_MS = 5.0
+"""The median lateness of the event loop up to which latencies are taken to be the server's, not our own queue's."""
 LATE_LIMIT_MS = 10.0
 """In the open model the p99 of send − due up to which the load is taken to be the one that was asked for."""
 SHOWN = 5
@@ -159,6 +161,9 @@ def generator_kept_up(evidence: Evidence) -> Finding:
     """The tool had CPU to spare, so that the load was the one asked for."""
     generator = evidence.results.generator
     text = f"CPU {generator.cpu:.0%} of a core, event loop late by {generator.lag_p99:.1f} ms (p99)"
+    if generator.lag_p50 > LAG_LIMIT_MS:
+        text = f"its event loop was late by {generator.lag_p50:.1f} ms in the median, and so is every latency"
+        return Finding("generator", Status.INCONCLUSIVE, f"The generator did not keep up: {text}.")
     if generator.cpu >= CPU_LIMIT:
         return Finding("generator", Status.INCONCLUSIVE, f"The generator was at its limit: {text}.")
     return Finding("generator", Status.PASS, f"The generator kept up: {text}.")

@@ -33,6 +33,8 @@ from clients import Load, Missing, Told  # noqa: E402
 from servers import Authority, closed_port  # noqa: E402
 
 SERVER_CORE = {1}
+DELAYS = "0.90:5,0.085:20,0.015:150"
+"""Shares and milliseconds; none of the percentiles that are compared lies on a border between two of them."""
 NGINX = """
 worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
 events {{ worker_connections 4096; }}
@@ -168,7 +170,7 @@ class Bench:
         """Percentiles that clients report beside those that the server logged of itself."""
         rows = []
         tell(f"\n{'VUs':>5} {'client':<10}{'req/s':>8}   p50 / p95 / p99 ms, the server's own in brackets")
-        with slow_server(self.folder, "0.90:5,0.09:20,0.01:150") as url:
+        with slow_server(self.folder, DELAYS) as url:
             for vus, pause in ((10, 0.0), (100, 0.0), (500, 0.03)):
                 for name in ("provision", "k6", "locust"):
                     get(f"{url}/log")
@@ -206,7 +208,7 @@ class Bench:
         """Arrival rates from one core: what was sent, how late, and p95 beside the server's."""
         rows = []
         tell(f"\n{'rate':>7} {'client':<10}{'dropped':>9}{'p95 ms':>9}{'server':>9}{'late p99 ms':>13}")
-        with slow_server(self.folder, "0.90:5,0.09:20,0.01:150") as url:
+        with slow_server(self.folder, DELAYS) as url:
             for rate in (2_000, 5_000, 10_000):
                 for name in ("provision", "k6"):
                     get(f"{url}/log")

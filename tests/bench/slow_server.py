@@ -108,7 +108,7 @@ async def serve(port_file: Path, delays: list[tuple[float, int]]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("port_file", type=Path)
-    parser.add_argument("--delays", default="0.90:5,0.09:20,0.01:150")
+    parser.add_argument("--delays", default="0.90:5,0.085:20,0.015:150")
     given = parser.parse_args()
     pairs = [part.split(":") for part in given.delays.split(",")]
     uvloop.run(serve(given.port_file, [(float(share), int(float(ms) * 1e6)) for share, ms in pairs]))

@@ -195,6 +195,7 @@ def test_a_round_whose_winner_is_unknown_is_no_round_without_a_winner() -> None:
     ("change", "words"),
     [
         ({"generator": Generator(0.95, 1, 1, 1)}, "at its limit"),
+        ({"generator": Generator(0.3, 12, 40, 90)}, "late by 12.0 ms in the median"),
         ({"exhausted": ("burst",)}, "Tickets ran out in burst"),
         ({"interrupted": True}, "interrupted"),
     ],
