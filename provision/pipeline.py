@@ -51,7 +51,8 @@ def open_target(watcher: Watcher, name: str = "default") -> Iterator[Target]:
 
 def embedded(running: Stack) -> Target:
     """The target that an embedded stack is."""
-    return Target(running.url, Secret(running.secret_key), embedded=running.name)
+    key, tls_url = Secret(running.secret_key), running.tls_url
+    return Target(running.url, key, ca_file=running.ca_file, embedded=running.name, tls_url=tls_url)
 
 
 def identity(target: Target) -> str:

@@ -21,9 +21,10 @@ from provision.fixtures.ids import IdRange
 from provision.fixtures.schema import Schema
 from provision.fixtures.tickets import Tickets
 from provision.gateway import Gateway, truth, within
-from provision.load import engine, spec
+from provision.load import engine, overtaking, spec
 from provision.load.http import Origin, Reply
 from provision.load.outcomes import Outcome, classifier
+from provision.load.overtaking import SlowRead
 from provision.load.request import Template
 from provision.load.results import Results
 from provision.load.session import Job
@@ -34,6 +35,7 @@ from provision.target import Target
 from provision.yamlfile import unknown
 
 BROKEN_SHOWN = 5
+TEXTS = {"text", "character varying"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ def rehearse(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher)
     schema = gateway.schema()
     check_schema(wanted, schema)
     fresh = _fresh(gateway, schema, wanted)
-    job = _job(wanted, target, fresh)
+    job = _job(wanted, target, fresh, schema)
     folder = RunDir.ensure(wanted.tickets.run).subfolder(wanted.scenario.name)
     folder.write_json("scenario.json", {"file": str(wanted.path), **wanted.scenario.model_dump(mode="json")})
     with folder.open_binary("results.bin") as journal, watcher.busy(f"Running {wanted.scenario.name}"):
@@ -152,7 +154,7 @@ def preflight(wanted: Wanted, target: Target, gateway: Gateway) -> list[str]:
     bare = wanted.scenario.model_copy(update={"scenarios": {}})
     schema = gateway.schema()
     check_schema(wanted, schema)
-    job = _job(replace(wanted, scenario=bare), target, [dict(ticket) for ticket in wanted.tickets.fields])
+    job = _job(replace(wanted, scenario=bare), target, [dict(ticket) for ticket in wanted.tickets.fields], schema)
     results = engine.run(job, BytesIO(), watch=lambda _: None, check_canary=check_canary)
     snapshot = truth.take(gateway, schema, wanted.scenario.truth, wanted.ids)
     broken = [f for f in verdict.judge(results, snapshot, ()).findings if f.status is Status.FAIL]
@@ -210,15 +212,28 @@ def _needed(scenario: Scenario) -> int:
         return spec.CANARY_TICKETS + 1
 
 
-def _job(wanted: Wanted, target: Target, fresh: list[dict[str, str]]) -> Job:
+def _job(wanted: Wanted, target: Target, fresh: list[dict[str, str]], schema: Schema) -> Job:
     origin = Origin.parse(target.url, target.ca_file)
+    race_origin = Origin.parse(target.tls_url, target.ca_file) if target.tls_url else origin
     values = {"run": wanted.tickets.run, "event.id": wanted.tickets.event}
     if wanted.tickets.scanner:
         values["scanner.id"] = wanted.tickets.scanner
     headers = {**target.headers, "User-Agent": f"provision/{__version__}"}
     template = Template(wanted.scenario.request, origin, headers, frozenset(fresh[0]), frozenset(values))
     classify = classifier(wanted.scenario.outcomes)
-    return Job(wanted.scenario, origin, template, classify, fresh, values, seed=wanted.tickets.run)
+    slow_read = _slow_read(wanted, schema, race_origin, headers)
+    run = wanted.tickets.run
+    return Job(wanted.scenario, origin, template, classify, fresh, values, run, race_origin, slow_read)
+
+
+def _slow_read(wanted: Wanted, schema: Schema, origin: Origin, headers: dict[str, str]) -> SlowRead:
+    """A read of our tickets, or of the rows about them, that can be made slow."""
+    evidence = wanted.scenario.truth.consumed or wanted.scenario.truth.entries
+    assert evidence is not None  # noqa: S101 - the scenario's model sees to it
+    columns = schema.tables[evidence.table].columns.values()
+    texts = tuple(column.name for column in columns if column.required and column.format in TEXTS)
+    ids = tuple(wanted.ids.id(number) for number in range(min(overtaking.ROWS, len(wanted.tickets))))
+    return SlowRead(origin, tuple(headers.items()), evidence.table, evidence.ticket, texts, ids)
 
 
 def check_canary(answers: list[tuple[Outcome, Reply]]) -> None:

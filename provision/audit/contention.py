@@ -3,67 +3,74 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
 from dataclasses import dataclass
+from itertools import groupby
 
 from provision.load.outcomes import Outcome
-from provision.load.results import NO_ROUND, Results
+from provision.load.overtaking import shows
+from provision.load.results import Raced, Results, Round
 
 OVERLAP_SHARE = 0.5
 """A round is contended when at least this share of its requests was in flight before the first reply."""
-SIDE_BY_SIDE = 1.6
-"""From this effective concurrency on, the server is taken to run requests side by side."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contention:
-    """What is known of a run's races: rounds, those contended at the client, replies that prove two transactions met
-    (busy, conflict), and the server's effective concurrency (None: not measured)."""
+    """What is known of a run's races: rounds, those contended at the client, replies that say that two transactions
+    met (busy, conflict), how many requests the server works on at once (at least; None: not measured), what kept that
+    from being measured, release spreads in ms, and the release modes with their reasons."""
 
     rounds: int
     overlapping: int
     collisions: int
-    concurrency: float | None
+    concurrency: int | None
+    unprobed: str
     spread_median: float
     spread_p95: float
+    release: str
 
     @property
     def at_server(self) -> bool:
-        """Whether the server is known to have worked on two requests at once."""
-        return self.collisions > 0 or (self.concurrency is not None and self.concurrency >= SIDE_BY_SIDE)
+        """Whether the server is known to have worked on two requests at once. A probe outweighs replies: a gate can
+        answer busy out of a flag that it keeps, without another transaction being there."""
+        return self.collisions > 0 if self.concurrency is None else self.concurrency > 1
+
+
+def overlapped(round_: Round) -> bool:
+    """Whether a round was contended at the client."""
+    return round_.overlap >= OVERLAP_SHARE * round_.requests
 
 
 def measure(results: Results) -> Contention:
-    """The contention of a run's race rounds; spreads in ms."""
+    """The contention of a run's race rounds."""
     spreads = sorted(round_.spread / 1e6 for round_ in results.rounds) or [0.0]
     races = {number for number, part in enumerate(results.parts) if part.executor == "race"}
+    known = [found for race in results.races if (found := concurrency(race)) is not None]
     return Contention(
         rounds=len(results.rounds),
-        overlapping=sum(round_.overlap >= OVERLAP_SHARE * round_.requests for round_ in results.rounds),
+        overlapping=sum(map(overlapped, results.rounds)),
         collisions=sum(r.part in races and r.named in {Outcome.BUSY, Outcome.CONFLICT} for r in results.records()),
-        concurrency=effective_concurrency(results),
+        concurrency=min(known, default=None) if len(known) == len(results.races) else None,
+        unprobed=next((race.unprobed for race in results.races if race.unprobed), ""),
         spread_median=statistics.median(spreads),
         spread_p95=spreads[min(len(spreads) - 1, int(0.95 * len(spreads)))],
+        release="; ".join(dict.fromkeys(map(_release, results.races))),
     )
 
 
-def effective_concurrency(results: Results) -> float | None:
-    """How many requests the server works on at once, from the controls: N times the solo time over the makespan of N
-    requests on N different tickets (Little's law); the median over the control rounds. None without controls."""
-    controls = {number for number, part in enumerate(results.parts) if part.executor == "control"}
-    alone: list[int] = []
-    together: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-    for record in results.records():
-        if record.part not in controls or not record.sent:
-            continue
-        if record.round == NO_ROUND:
-            alone.append(record.last - record.sent)
-        else:
-            together[record.part, record.round].append((record.sent, record.last))
-    if not alone or not together:
+def _release(race: Raced) -> str:
+    return f"{race.mode} ({race.why})"
+
+
+def concurrency(race: Raced) -> int | None:
+    """How many requests the server works on at once, at least: one more than the most slow reads that a scan overtook.
+
+    1 when no scan overtook a single read, in any try before the race or in any after it; None without a valid probe.
+    """
+    before, after = ([probe for probe in probes if probe.ended] for probes in (race.before, race.after))
+    if not before:
         return None
-    solo = statistics.median(alone)
-    return statistics.median(
-        len(times) * solo / (max(last for _, last in times) - min(sent for sent, _ in times))
-        for times in together.values()
-    )
+    if after and not shows(after):
+        return 1
+    steps = (list(step) for _, step in groupby(before, key=lambda probe: probe.blockers))
+    return 1 + max((step[0].blockers for step in steps if shows(step)), default=0)

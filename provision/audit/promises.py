@@ -126,13 +126,21 @@ def contended(evidence: Evidence, contention: Contention) -> Finding | None:
     if contention.overlapping < CONTENDED_SHARE * rounds:
         text = f"Only {contention.overlapping} of {rounds} rounds had half of their requests in flight together."
         return Finding(name, Status.INCONCLUSIVE, text)
-    measured = "" if contention.concurrency is None else f"effective concurrency {contention.concurrency:.1f}"
     if not contention.at_server:
-        text = "The server ran the requests one after the other, so no race took place there"
-        return Finding(name, Status.INCONCLUSIVE, f"{text} ({measured or 'nothing shows otherwise'}).")
-    proof = f"{contention.collisions:,} requests met another transaction" if contention.collisions else measured
-    text = f"{contention.overlapping} of {rounds} rounds were contended ({proof})."
-    return Finding(name, Status.PASS, text)
+        return Finding(name, Status.INCONCLUSIVE, f"{_no_concurrency(contention)} (release: {contention.release}).")
+    proof = f"{contention.collisions:,} requests met another transaction" if contention.collisions else ""
+    if contention.concurrency is not None:
+        measured = f"the server works on at least {contention.concurrency} requests at once"
+        proof = f"{measured}, {proof}" if proof else measured
+    text = f"{contention.overlapping} of {rounds} rounds were contended; {proof}."
+    return Finding(name, Status.PASS, f"{text} Release: {contention.release}." if contention.release else text)
+
+
+def _no_concurrency(contention: Contention) -> str:
+    if contention.concurrency is None:
+        why = f": {contention.unprobed}" if contention.unprobed else ""
+        return f"Nothing shows that the server worked on two requests at once, so maybe no race took place there{why}"
+    return "The server ran the requests one after the other, effective concurrency 1, so no race took place there"
 
 
 def rounds_won(evidence: Evidence, contention: Contention) -> Finding | None:

@@ -65,6 +65,7 @@ async def _run(job: Job, journal: IO[bytes], watch: Watch, check_canary: CanaryC
         parts=tuple(session.parts),
         tickets=tuple(ticket["id"] for ticket in job.tickets[: session.taken]),
         rounds=tuple(session.rounds),
+        races=tuple(session.races),
         generator=pulse.summary(),
         samples=tuple(session.samples.values()),
         connections=sum(connection.connects for connection in session.connections),

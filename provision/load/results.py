@@ -67,7 +67,7 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class Round:
     """One release of a race: `spread` is the ns between the first and the last send, `overlap` how many requests were
-    in flight before the first reply."""
+    in flight before the first reply, `late` the VUs whose request missed the release."""
 
     part: str
     number: int
@@ -76,6 +76,44 @@ class Round:
     spread: int
     overlap: int
     requests: int
+    late: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A scan sent behind `blockers` slow reads, each of which takes at least `alone` ns; when the scan was asked and
+    answered and when the reads ended, on one clock in ns. Nothing ended when a request of it failed."""
+
+    blockers: int
+    alone: int
+    asked: int
+    answered: int
+    ended: tuple[int, ...]
+
+    @property
+    def overtook(self) -> bool:
+        """Whether the scan was answered before any read ended."""
+        return bool(self.ended) and self.answered < min(self.ended)
+
+    @property
+    def proves(self) -> bool:
+        """Whether it overtook reads that had all begun before it was asked, since they ended too early to begin later."""
+        return self.overtook and max(self.ended) - self.alone <= self.asked
+
+
+@dataclass(frozen=True, slots=True)
+class Raced:
+    """How a race was carried out: its release mode and why that one, what its rounds promise, and the probes of the
+    server's concurrency before and after it, or why there are none."""
+
+    part: str
+    mode: str
+    why: str
+    winners: int
+    promise: str
+    before: tuple[Probe, ...]
+    after: tuple[Probe, ...]
+    unprobed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +152,7 @@ class Results:
     exhausted: tuple[str, ...]
     interrupted: bool
     journal: bytes
+    races: tuple[Raced, ...] = ()
 
     def __len__(self) -> int:
         return len(self.journal) // SIZE
@@ -134,10 +173,19 @@ class Results:
                 **data,
                 "parts": tuple(Part(**part) for part in data["parts"]),
                 "tickets": tuple(data["tickets"]),
-                "rounds": tuple(Round(**round_) for round_ in data["rounds"]),
+                "rounds": tuple(Round(**{**round_, "late": tuple(round_["late"])}) for round_ in data["rounds"]),
+                "races": tuple(_raced(race) for race in data["races"]),
                 "generator": Generator(**data["generator"]),
                 "samples": tuple(Sample(**sample) for sample in data["samples"]),
                 "exhausted": tuple(data["exhausted"]),
             },
             journal=journal[: len(journal) // SIZE * SIZE],
         )
+
+
+def _raced(data: dict[str, Any]) -> Raced:
+    return Raced(**{**data, "before": _probes(data["before"]), "after": _probes(data["after"])})
+
+
+def _probes(data: list[dict[str, Any]]) -> tuple[Probe, ...]:
+    return tuple(Probe(**{**probe, "ended": tuple(probe["ended"])}) for probe in data)

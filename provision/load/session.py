@@ -7,15 +7,17 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
 from provision.load.http import Origin, Reply
 from provision.load.outcomes import NUMBER, Classifier, Outcome
-from provision.load.results import NO_ROUND, NO_TICKET, Part, Record, Round, Sample, pack
+from provision.load.results import NO_ROUND, NO_TICKET, Part, Raced, Record, Round, Sample, pack
 from provision.load.wire import Connection
 
 if TYPE_CHECKING:
+    from provision.load.channel import Channel, Link
+    from provision.load.overtaking import SlowRead
     from provision.load.request import Template
     from provision.load.spec import Scenario
 
@@ -25,7 +27,10 @@ ABSENT_TICKET = "00000000-0000-4000-8000-000000000000"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that a run needs; `tickets` are used in order, `values` fill the tokens that are the same for all."""
+    """All that a run needs; `tickets` are used in order, `values` fill the tokens that are the same for all.
+
+    Races go to `race_origin`, where it differs, and use `slow_read` to find out what the server does at once.
+    """
 
     scenario: Scenario
     origin: Origin
@@ -34,16 +39,24 @@ class Job:
     tickets: Sequence[Mapping[str, str]]
     values: Mapping[str, str]
     seed: str
+    race_origin: Origin | None = None
+    slow_read: SlowRead | None = None
 
 
 @dataclass(slots=True)
-class Lane:
-    """One VU's place: its part of the run, its number and its connection."""
+class Place:
+    """One VU: its part of the run, its number and how far it is."""
 
     part: int
     vu: int
+    iteration: int = field(default=0, kw_only=True)
+
+
+@dataclass(slots=True)
+class Lane(Place):
+    """A VU with a connection of its own."""
+
     connection: Connection
-    iteration: int = 0
 
 
 class Session:
@@ -55,7 +68,8 @@ class Session:
         self.kept = bytearray()
         self.parts: list[Part] = []
         self.rounds: list[Round] = []
-        self.connections: list[Connection] = []
+        self.races: list[Raced] = []
+        self.connections: list[Link] = []
         self.outcomes: Counter[str] = Counter()
         self.samples: dict[tuple[str, int], Sample] = {}
         self.exhausted: dict[str, None] = {}
@@ -74,6 +88,11 @@ class Session:
         self.connections.append(connection)
         return Lane(part, vu, connection)
 
+    def joined(self, channel: Channel) -> Channel:
+        """The same channel, its connections to be closed with the session."""
+        self.connections += channel.links
+        return channel
+
     def take(self, name: str) -> int | None:
         """The number of the next unused ticket; None, and noted for the part `name`, when there is none left."""
         if self.taken == len(self.job.tickets):
@@ -82,13 +101,13 @@ class Session:
         self.taken += 1
         return self.taken - 1
 
-    def request(self, ticket: int, lane: Lane) -> bytes:
+    def request(self, ticket: int, lane: Place) -> bytes:
         """The bytes that ask about a ticket."""
         known = _absent(self.job.tickets[0]) if ticket == NO_TICKET else self.job.tickets[ticket]
         fields = {f"ticket.{name}": value for name, value in known.items()}
         return self.job.template.render({**self.job.values, **fields, "vu": lane.vu + 1, "iter": lane.iteration + 1})
 
-    def record(self, lane: Lane, ticket: int, due: int, reply: Reply, round_: int = NO_ROUND) -> Outcome:
+    def record(self, lane: Place, ticket: int, due: int, reply: Reply, round_: int = NO_ROUND) -> Outcome:
         """Name a reply and write it down."""
         outcome = self.job.classify(reply)
         since = self.began

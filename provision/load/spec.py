@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from provision import yamlfile
 from provision.errors import ScenarioError
+from provision.load import overtaking
 from provision.load.outcomes import NAMEABLE
 from provision.yamlfile import StrictModel, unknown
 
@@ -124,13 +125,35 @@ class PerVuIterations(_Executor):
         return self.startTime + self.maxDuration
 
 
+def _winners(value: Any) -> Any:
+    """1, or N of `<=N`."""
+    match = re.fullmatch(r"<=\s*([1-9]\d*)", value) if isinstance(value, str) else None
+    if match:
+        return int(match[1])
+    if value == 1 and not isinstance(value, bool):
+        return 1
+    raise ValueError(f"{value!r} is no number of winners; write 1, or '<=5' for a stock of five")
+
+
+def _winners_text(value: int) -> str | int:
+    return 1 if value == 1 else f"<={value}"
+
+
 class Race(_Executor):
-    """`rounds` times, `vus` scanners are released together on one fresh ticket."""
+    """`rounds` times, `vus` scanners are released together on one fresh ticket, of whom at most `winners` may win.
+
+    With the promise `idempotent` all send the same key and any number may hear of success, but one effect is stored.
+    Without `stopOnBroken` every round is run and counted; it is on in CI.
+    """
 
     executor: Literal["race"]
     vus: Annotated[int, Field(ge=2, strict=True)] = 10
     rounds: Count = 200
-    sync: Literal["auto", "last-byte", "barrier"] = "auto"
+    sync: Literal["auto", "single-packet", "last-byte", "barrier"] = "auto"
+    winners: Annotated[int, BeforeValidator(_winners), PlainSerializer(_winners_text)] = 1
+    promise: Literal["winners", "idempotent"] = "winners"
+    stopOnBroken: bool | None = None  # noqa: N815
+    pause: Duration = 0.01  # for the server's pool to be free again
     maxDuration: Annotated[Duration, Field(gt=0)] = 600.0  # noqa: N815
 
     @property
@@ -222,10 +245,11 @@ def tickets_needed(scenario: Scenario) -> tuple[int, list[str]]:
 
 
 CANARY_TICKETS = 1
-CONTROL_ROUNDS = 5
-CONTROL_SOLO = 20
+CONTROL_SCANS = 10
 
 
 def control_tickets(executor: ConstantVus | PerVuIterations | Race) -> int:
-    """Tickets that a race's control rounds use to see whether the server runs requests side by side."""
-    return CONTROL_SOLO + CONTROL_ROUNDS * executor.vus if isinstance(executor, Race) else 0
+    """Tickets that a race uses at most to find out how many requests the server works on at once."""
+    if not isinstance(executor, Race):
+        return 0
+    return CONTROL_SCANS + overtaking.TRIES * (len(overtaking.levels(executor.vus)) + 1)

@@ -62,7 +62,7 @@ def latencies(verdict: Verdict, results: Results) -> RenderableType:
 
 def _race(verdict: Verdict) -> Text:
     contention = verdict.contention
-    known = "not measured" if contention.concurrency is None else f"{contention.concurrency:.1f}"
+    known = "not measured" if contention.concurrency is None else f"at least {contention.concurrency}"
     return Text(
         f"\nrace: {contention.rounds} rounds, release spread {contention.spread_median:.2f} ms "
         f"(p95 {contention.spread_p95:.2f}), collisions at the server {contention.collisions:,}, "
