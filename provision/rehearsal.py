@@ -263,7 +263,7 @@ def _snapshot(gateway: Gateway, schema: Schema, wanted: Wanted, results: Results
     entries = None if taken.entries is None else {t: n for t, n in taken.entries.items() if t in fresh}
     snapshot = Snapshot(consumed, entries)
     cases = evidence.gather(results, snapshot).cases.values()
-    broken = [c.ticket for c in cases if c.twice or c.lost or c.unexpected or c.disagrees][:BROKEN_SHOWN]
+    broken = [case.ticket for case in cases if case.broken][:BROKEN_SHOWN]
     return replace(snapshot, rows=truth.rows_of(gateway, schema, wanted.scenario.truth, broken))
 
 

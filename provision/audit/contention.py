@@ -6,12 +6,10 @@ import statistics
 from dataclasses import dataclass
 from itertools import groupby
 
+from provision.audit.evidence import overlapped
 from provision.load.outcomes import Outcome
 from provision.load.overtaking import shows
-from provision.load.results import Raced, Results, Round
-
-OVERLAP_SHARE = 0.5
-"""A round is contended when at least this share of its requests was in flight before the first reply."""
+from provision.load.results import Probe, Raced, Results
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +32,6 @@ class Contention:
         """Whether the server is known to have worked on two requests at once. A probe outweighs replies: a gate can
         answer busy out of a flag that it keeps, without another transaction being there."""
         return self.collisions > 0 if self.concurrency is None else self.concurrency > 1
-
-
-def overlapped(round_: Round) -> bool:
-    """Whether a round was contended at the client."""
-    return round_.overlap >= OVERLAP_SHARE * round_.requests
 
 
 def measure(results: Results) -> Contention:
@@ -65,12 +58,13 @@ def _release(race: Raced) -> str:
 def concurrency(race: Raced) -> int | None:
     """How many requests the server works on at once, at least: one more than the most slow reads that a scan overtook.
 
-    1 when no scan overtook a single read, in any try before the race or in any after it; None without a valid probe.
+    1 when no scan overtook a single read before the race, or none after it; None without a valid probe.
     """
-    before, after = ([probe for probe in probes if probe.ended] for probes in (race.before, race.after))
-    if not before:
-        return None
-    if after and not shows(after):
-        return 1
-    steps = (list(step) for _, step in groupby(before, key=lambda probe: probe.blockers))
+    found = [_climbed(probes) for probes in (race.before, race.after) if any(probe.ended for probe in probes)]
+    return None if not found else 1 if 1 in found else max(found)
+
+
+def _climbed(probes: tuple[Probe, ...]) -> int:
+    valid = [probe for probe in probes if probe.ended]
+    steps = [list(step) for _, step in groupby(valid, key=lambda probe: probe.blockers)]
     return 1 + max((step[0].blockers for step in steps if shows(step)), default=0)

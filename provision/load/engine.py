@@ -66,6 +66,8 @@ async def _run(job: Job, journal: IO[bytes], watch: Watch, check_canary: CanaryC
         tickets=tuple(ticket["id"] for ticket in job.tickets[: session.taken]),
         rounds=tuple(session.rounds),
         races=tuple(session.races),
+        winners=job.scenario.winners,
+        promise=job.scenario.promise,
         generator=pulse.summary(),
         samples=tuple(session.samples.values()),
         connections=sum(connection.connects for connection in session.connections),

@@ -17,24 +17,24 @@ from provision.load.spec import Race
 
 
 async def run(session: Session, name: str, executor: Race) -> None:
-    """Carry out a race: the probes, its rounds, and the first probe again."""
+    """Carry out a race: a probe, its rounds, and unless one of them says it all, the probes with more and more reads."""
     control = Place(session.part(f"{name}:control", "control", executor.vus, measured=False), 0)
     part = session.part(name, executor.executor, executor.vus)
     origin = session.job.race_origin or session.job.origin
     timeout = session.job.scenario.request.timeout
     channel = session.joined(await open_channel(origin, executor.sync, executor.vus, timeout))
     slow = await _calibrated(session, name, channel, control)
-    ladder = overtaking.levels(executor.vus)
-    before = await _probes(session, name, channel, control, slow, ladder)
-    await _rounds(session, name, executor, channel, [Place(part, vu) for vu in range(executor.vus)])
-    after = await _probes(session, name, channel, control, slow, ladder[:1])
-    allowed, promise = executor.winners, executor.promise
-    session.races.append(Raced(name, channel.mode, channel.why, allowed, promise, before, after, slow.problem))
+    before = await _probes(session, name, channel, control, slow, [1])
+    broken = await _rounds(session, name, executor, channel, [Place(part, vu) for vu in range(executor.vus)])
+    ladder = [] if broken else overtaking.levels(executor.vus)
+    after = await _probes(session, name, channel, control, slow, ladder)
+    session.races.append(Raced(name, channel.mode, channel.why, before, after, slow.problem))
 
 
-async def _rounds(session: Session, name: str, executor: Race, channel: Channel, places: list[Place]) -> None:
-    """The rounds, in an order of the requests that follows from the run's seed."""
+async def _rounds(session: Session, name: str, executor: Race, channel: Channel, places: list[Place]) -> bool:
+    """The rounds, in an order of the requests that follows from the run's seed; whether a broken one ended them."""
     shuffle = random.Random(f"{session.job.seed}/{name}").shuffle  # noqa: S311 - an order, not a secret
+    scenario = session.job.scenario
     deadline = time.perf_counter_ns() + int(executor.maxDuration * 1e9)
     for number in range(executor.rounds):
         if session.stopping.is_set() or time.perf_counter_ns() > deadline:
@@ -43,11 +43,12 @@ async def _rounds(session: Session, name: str, executor: Race, channel: Channel,
             break
         shuffle(places)
         outcomes = await _round(session, name, channel, places, number, ticket)
-        admitted = outcomes.count(Outcome.ADMITTED)
-        if executor.stopOnBroken and executor.promise == "winners" and admitted > executor.winners:
-            break
+        too_many = scenario.promise == "winners" and outcomes.count(Outcome.ADMITTED) > scenario.winners
+        if executor.stopOnBroken and too_many:
+            return True
         if executor.pause and await session.stopped_within(executor.pause):
             break
+    return False
 
 
 async def _round(

@@ -81,8 +81,8 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A scan sent behind `blockers` slow reads, each of which takes at least `alone` ns; when the scan was asked and
-    answered and when the reads ended, on one clock in ns. Nothing ended when a request of it failed."""
+    """A scan sent behind `blockers` slow reads, one of which took `alone` ns just before; when the scan was asked and
+    answered and when the reads ended, on one clock in ns. None ended when they did not meet or a request failed."""
 
     blockers: int
     alone: int
@@ -103,14 +103,12 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Raced:
-    """How a race was carried out: its release mode and why that one, what its rounds promise, and the probes of the
-    server's concurrency before and after it, or why there are none."""
+    """How a race was carried out: its release mode and why that one, and the probes of the server's concurrency before
+    and after it, or why there are none."""
 
     part: str
     mode: str
     why: str
-    winners: int
-    promise: str
     before: tuple[Probe, ...]
     after: tuple[Probe, ...]
     unprobed: str = ""
@@ -138,7 +136,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A whole run. `tickets[n]` is the id of the ticket that records call n."""
+    """A whole run. `tickets[n]` is the id of the ticket that records call n; `winners` and `promise` are the scenario's."""
 
     started: str
     elapsed: float
@@ -153,6 +151,8 @@ class Results:
     interrupted: bool
     journal: bytes
     races: tuple[Raced, ...] = ()
+    winners: int = 1
+    promise: str = "winners"
 
     def __len__(self) -> int:
         return len(self.journal) // SIZE

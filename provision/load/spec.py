@@ -125,6 +125,28 @@ class PerVuIterations(_Executor):
         return self.startTime + self.maxDuration
 
 
+class Race(_Executor):
+    """`rounds` times, `vus` scanners are released together on one fresh ticket.
+
+    With `stopOnBroken` the first round with too many winners is the last one; left open, that is so in CI.
+    """
+
+    executor: Literal["race"]
+    vus: Annotated[int, Field(ge=2, strict=True)] = 10
+    rounds: Count = 200
+    sync: Literal["auto", "single-packet", "last-byte", "barrier"] = "auto"
+    stopOnBroken: bool | None = None  # noqa: N815
+    pause: Duration = 0.01  # for the server's pool to be free again
+    maxDuration: Annotated[Duration, Field(gt=0)] = 600.0  # noqa: N815
+
+    @property
+    def end(self) -> float:
+        return self.startTime + self.maxDuration
+
+
+Executor = Annotated[ConstantVus | PerVuIterations | Race, Field(discriminator="executor")]
+
+
 def _winners(value: Any) -> Any:
     """1, or N of `<=N`."""
     match = re.fullmatch(r"<=\s*([1-9]\d*)", value) if isinstance(value, str) else None
@@ -139,39 +161,20 @@ def _winners_text(value: int) -> str | int:
     return 1 if value == 1 else f"<={value}"
 
 
-class Race(_Executor):
-    """`rounds` times, `vus` scanners are released together on one fresh ticket, of whom at most `winners` may win.
-
-    With the promise `idempotent` all send the same key and any number may hear of success, but one effect is stored.
-    Without `stopOnBroken` every round is run and counted; it is on in CI.
-    """
-
-    executor: Literal["race"]
-    vus: Annotated[int, Field(ge=2, strict=True)] = 10
-    rounds: Count = 200
-    sync: Literal["auto", "single-packet", "last-byte", "barrier"] = "auto"
-    winners: Annotated[int, BeforeValidator(_winners), PlainSerializer(_winners_text)] = 1
-    promise: Literal["winners", "idempotent"] = "winners"
-    stopOnBroken: bool | None = None  # noqa: N815
-    pause: Duration = 0.01  # for the server's pool to be free again
-    maxDuration: Annotated[Duration, Field(gt=0)] = 600.0  # noqa: N815
-
-    @property
-    def end(self) -> float:
-        return self.startTime + self.maxDuration
-
-
-Executor = Annotated[ConstantVus | PerVuIterations | Race, Field(discriminator="executor")]
-
-
 class Scenario(StrictModel):
-    """A whole scenario file."""
+    """A whole scenario file.
+
+    `winners` is how many requests for one ticket may succeed. With the promise `idempotent` they all carry the same
+    key, and any number may hear of success, but no more than `winners` effects are stored.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     description: str = ""
     request: Request
     outcomes: dict[str, Rule | list[Rule]]
     truth: Truth
+    winners: Annotated[int, BeforeValidator(_winners), PlainSerializer(_winners_text)] = 1
+    promise: Literal["winners", "idempotent"] = "winners"
     scenarios: Annotated[dict[str, Executor], Field(min_length=1)]
     thresholds: dict[str, list[str] | str] = Field(default_factory=dict)
 
