@@ -8,6 +8,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
@@ -90,15 +91,29 @@ def _complain(error: ProvisionError) -> int:
 
 def _our_fault(error: Exception) -> int:
     """Write the traceback to a file, keys blotted out, and say where."""
-    text = "".join(traceback.format_exception(error))
-    for name, value in os.environ.items():
-        if "KEY" in name and len(value) > 8:
-            text = text.replace(value, "***")
-    with tempfile.NamedTemporaryFile("w", prefix="provision-", suffix=".log", delete=False) as log:
-        log.write(f"provision {__version__}\n{text}")
+    text = f"provision {__version__}\n{_without_keys(''.join(traceback.format_exception(error)))}"
     typer.secho(f"error: this is a fault of provision itself: {type(error).__name__}", err=True, fg=typer.colors.RED)
-    typer.echo(f"       details: {log.name}", err=True)
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="provision-", suffix=".log", delete=False) as log:
+            log.write(text)
+    except OSError:
+        typer.echo(text, err=True)
+    else:
+        typer.echo(f"       details: {log.name}", err=True)
     return int(ExitCode.INTERNAL)
+
+
+def _without_keys(text: str) -> str:
+    """The text with the value of every variable that is called a key, here or in `.env`, blotted out."""
+    from dotenv import dotenv_values
+
+    with suppress(OSError, ValueError):
+        settings = {**dotenv_values(".env"), **os.environ}
+        for name, value in settings.items():
+            if "KEY" in name and value and len(value) > 8:
+                text = text.replace(value, "***")
+        return text
+    return "the details are withheld, since .env cannot be read to blot out its keys"
 
 
 def _console(*, stderr: bool, quiet: bool = False) -> Console:

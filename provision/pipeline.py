@@ -261,8 +261,10 @@ def teardown_run(folder: RunDir, target: Target, watcher: Watcher, *, dry_run: b
 
 
 def _unclean() -> list[str]:
-    """The runs of this folder that may still have rows in a database, oldest first."""
-    return [run for run in rundir.runs() if _manifest(RunDir.open(run)).state != "clean"]
+    """The runs of this folder that may still have rows in a database, oldest first; a run whose plan is not wholly on
+    disk never wrote one."""
+    folders = [RunDir.open(run) for run in rundir.runs()]
+    return [f.run for f in folders if f.lines(MANIFEST) and _manifest(f).state != "clean"]
 
 
 def _manifest(folder: RunDir) -> Manifest:

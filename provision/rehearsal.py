@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -120,13 +121,13 @@ def _ids(path: Path, tickets: Tickets) -> IdRange:
     try:
         table = int(tickets.race[20:23], 16)
         ids = IdRange(tickets.run, table, 0, len(tickets) + 1)
-        for ticket in tickets.fields:
-            ids.ordinal(ticket["id"])
-        ids.ordinal(tickets.race)
+        found = {ids.ordinal(identifier) for identifier in (tickets.race, *(t["id"] for t in tickets.fields))}
     except (KeyError, ValueError):
         raise TicketsError(
             f"{path} holds tickets that are not of run {tickets.run}.", hint="Make a new file with: provision seed"
         ) from None
+    if len(found) < ids.count:
+        raise TicketsError(f"{path} holds a ticket twice.", hint="Make a new file with: provision seed")
     return ids
 
 
@@ -141,7 +142,7 @@ def rehearse(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher)
     job = _job(wanted, target, fresh, schema)
     folder = RunDir.ensure(wanted.tickets.run).subfolder(wanted.scenario.name)
     folder.write_json("scenario.json", {"file": str(wanted.path), **wanted.scenario.model_dump(mode="json")})
-    with folder.open_binary("results.bin") as journal, watcher.busy(f"Running {wanted.scenario.name}"):
+    with folder.stream("results.bin") as journal, watcher.busy(f"Running {wanted.scenario.name}"):
         results = engine.run(job, journal, watch=watcher.load, check_canary=check_canary)
     folder.write_json("results.json", results.to_json())
     snapshot = _snapshot(gateway, schema, wanted, results, {ticket["id"] for ticket in fresh})
@@ -179,7 +180,17 @@ def check_schema(wanted: Wanted, schema: Schema) -> None:
             raise ScenarioError(f"{wanted.path}: request.args: {unknown('argument', name, function.arguments)}")
     if missing := sorted(function.required - set(request.args)):
         raise ScenarioError(f"{wanted.path}: request.args: {request.rpc} needs {', '.join(missing)} as well")
-    truth.check(schema, wanted.scenario.truth)
+    with _in_file(wanted.path):
+        truth.check(schema, wanted.scenario.truth)
+
+
+@contextmanager
+def _in_file(path: Path) -> Iterator[None]:
+    """A ScenarioError in the block names the file."""
+    try:
+        yield
+    except ScenarioError as error:
+        raise ScenarioError(f"{path}: {error}", hint=error.hint) from None
 
 
 def _fresh(gateway: Gateway, schema: Schema, wanted: Wanted) -> list[dict[str, str]]:
@@ -219,7 +230,8 @@ def _job(wanted: Wanted, target: Target, fresh: list[dict[str, str]], schema: Sc
     if wanted.tickets.scanner:
         values["scanner.id"] = wanted.tickets.scanner
     headers = {**target.headers, "User-Agent": f"provision/{__version__}"}
-    template = Template(wanted.scenario.request, origin, headers, frozenset(fresh[0]), frozenset(values))
+    with _in_file(wanted.path):
+        template = Template(wanted.scenario.request, origin, headers, frozenset(fresh[0]), frozenset(values))
     classify = classifier(wanted.scenario.outcomes)
     slow_read = _slow_read(wanted, schema, race_origin, headers)
     run = wanted.tickets.run

@@ -107,10 +107,12 @@ class RunDir:
         except ValueError as error:
             raise ConfigError(f"{self.path / name} is damaged: {error}.") from None
 
-    def open_binary(self, name: str) -> IO[bytes]:
-        """A file to stream records into; the caller closes it."""
+    @contextmanager
+    def stream(self, name: str) -> Iterator[IO[bytes]]:
+        """A file to stream records into; ConfigError when the disk refuses it, at first or later."""
         try:
-            return (self.path / name).open("wb")
+            with (self.path / name).open("wb") as file:
+                yield file
         except OSError as error:
             raise disk_error(self.path / name, error) from None
 
@@ -157,8 +159,8 @@ class _replacing:  # noqa: N801 - used as a `with` verb
                 Path(self.name).chmod(0o644)
                 Path(self.name).replace(self.path)
         finally:
-            self.file.close()
             Path(self.name).unlink(missing_ok=True)
+            self.file.close()
 
 
 def check_writable(path: Path) -> None:

@@ -102,7 +102,7 @@ def _origin(url: str) -> str:
         raise ConfigError(f"{URL_VARIABLE} has a path ({parts.path}); give the project URL alone.", hint=_URL_HINT)
     if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ConfigError(f"{URL_VARIABLE} is plain http; the key would cross the network unencrypted.", hint=_URL_HINT)
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname.rstrip(".")
     return f"{parts.scheme}://{host}{port}"
 
 
@@ -157,4 +157,4 @@ def _guard(target: Target, settings: Mapping[str, str]) -> None:
 
 
 def _words(text: str) -> set[str]:
-    return set(text.replace(",", " ").split())
+    return set(text.lower().replace(",", " ").split())

@@ -76,6 +76,8 @@ class _Loader(yaml.SafeLoader):
         result: dict[Hashable, Any] = {}
         for key_node, value_node in node.value:
             key = self.construct_object(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be a word", problem_mark=key_node.start_mark)
             if key in result:
                 raise yaml.MarkedYAMLError(problem=f"key {key!r} stands here twice", problem_mark=key_node.start_mark)
             result[key] = self.build(value_node, (*location, key))
@@ -85,19 +87,28 @@ class _Loader(yaml.SafeLoader):
 
 def parse(path: Path, text: str, error_class: type[ConfigError] = ConfigError) -> Document:
     """Parse YAML text; errors name `path` and the line."""
-    loader = _Loader(text)
-    loader.lines = {}
+    lines: dict[Location, int] = {}
     try:
-        node = loader.get_single_node()
-        data = None if node is None else loader.build(node, ())
+        data = _load(text, lines)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise error_class(f"{path}:{line}: {error.problem or 'not YAML'}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise error_class(f"{path}: not YAML: {error}") from None
+    except RecursionError:
+        raise error_class(f"{path}: not YAML that can be read: it holds itself, or is nested too deeply") from None
+    return Document(path, data, lines)
+
+
+def _load(text: str, lines: dict[Location, int]) -> Any:
+    """The text's values; notes in `lines` where each stands."""
+    loader = _Loader(text)
+    loader.lines = lines
+    try:
+        node = loader.get_single_node()
+        return None if node is None else loader.build(node, ())
     finally:
         loader.dispose()
-    return Document(path, data, loader.lines)
 
 
 Model = TypeVar("Model", bound=BaseModel)

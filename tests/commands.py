@@ -56,6 +56,7 @@ class Place:
 
     folder: Path
     env: dict[str, str]
+    command: list[str] = field(default_factory=lambda: PROVISION)
     said: list[str] = field(default_factory=list)
 
     def run(
@@ -72,7 +73,7 @@ class Place:
         """The command while it runs; it is dead when the block ends."""
         variables = {name: value for name, value in {**self.env, **(env or {})}.items() if value is not None}
         process = subprocess.Popen(
-            [*PROVISION, *arguments],
+            [*self.command, *arguments],
             cwd=self.folder,
             env=variables,
             stdin=subprocess.DEVNULL,

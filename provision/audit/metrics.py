@@ -173,8 +173,10 @@ def parse_selector(text: str) -> tuple[str, dict[str, str]]:
     match = _SELECTOR.fullmatch(text.replace(" ", ""))
     if not match:
         raise ValueError(f"{text!r} is no metric; write scan_duration or scan_duration{{outcome:admitted}}")
-    tags = dict(part.split(":", 1) for part in (match[2] or "").split(",") if ":" in part)
-    return match[1], tags
+    pairs = [part.partition(":") for part in (match[2] or "").split(",") if part]
+    if bare := next((tag for tag, colon, _ in pairs if not colon), None):
+        raise ValueError(f"{bare!r} is no tag; write outcome:{bare} or scenario:{bare}")
+    return match[1], {tag: value for tag, _, value in pairs}
 
 
 class Metrics:

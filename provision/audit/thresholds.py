@@ -12,7 +12,8 @@ from provision.audit.metrics import KINDS, STATISTICS, TAGS, Metrics, Trend, par
 from provision.load.outcomes import OUTCOMES
 from provision.yamlfile import unknown
 
-_EXPRESSION = re.compile(r"([a-z]+(?:\([0-9.]+\))?)\s*(<=|>=|===|==|!=|<|>)\s*([0-9.]+(?:e-?[0-9]+)?)")
+_NUMBER = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
+_EXPRESSION = re.compile(rf"([a-z]+(?:\((?:{_NUMBER})\))?)\s*(<=|>=|===|==|!=|<|>)\s*((?:{_NUMBER})(?:e[+-]?[0-9]+)?)")
 _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,

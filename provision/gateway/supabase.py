@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -13,12 +14,12 @@ from supabase import Client, ClientOptions
 from supabase.client import create_client
 
 from provision import __version__
-from provision.errors import ApiError, ProvisionError, Refused, TargetError, Unreachable
+from provision.errors import ApiError, ConfigError, ProvisionError, Refused, TargetError, Unreachable
 from provision.fixtures import schema as openapi
 from provision.fixtures.schema import Schema
 from provision.gateway import BatchTooLarge, Filter, Row
 from provision.gateway.retry import Notify, Transient, policy
-from provision.target import Target
+from provision.target import CA_VARIABLE, Target
 
 PAGE = 1000
 _TIMEOUT = httpx.Timeout(70, connect=10)
@@ -39,7 +40,7 @@ class SupabaseGateway:
         self._response: httpx.Response | None = None
         self._http = httpx.Client(
             timeout=_TIMEOUT,
-            verify=ssl.create_default_context(cafile=target.ca_file) if target.ca_file else True,
+            verify=_trust(target.ca_file) if target.ca_file else True,
             follow_redirects=False,
             headers={"User-Agent": f"provision/{__version__}"},
             event_hooks={"response": [self._remember]},
@@ -136,6 +137,15 @@ class SupabaseGateway:
                 raise unreachable(what, self._target.url, error) from None
 
         return self._retrying(attempt)
+
+
+def _trust(ca_file: Path) -> ssl.SSLContext:
+    """A context that trusts what a file holds; ConfigError when no certificate can be read from it."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        reason = "there is no certificate in it" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigError(f"{CA_VARIABLE}: {ca_file}: {reason}.", hint="Name a PEM file, or unset it.") from None
 
 
 def _filtered(query: _Query, where: Sequence[Filter]) -> _Query:

@@ -43,7 +43,8 @@ CanaryCheck = Callable[[list[tuple[Outcome, Reply]]], None]
 def run(job: Job, journal: IO[bytes], *, watch: Watch, check_canary: CanaryCheck) -> Results:
     """Carry out the job; `journal` receives the records as they come, `check_canary` may raise to stop before the load.
 
-    The first SIGINT or SIGTERM ends it in order (in-flight requests are awaited), the second at once.
+    The first SIGINT or SIGTERM ends it in order (in-flight requests are awaited), the second at once. OSError when the
+    journal cannot be written.
     """
     return uvloop.run(_run(job, journal, watch, check_canary))
 
@@ -58,7 +59,9 @@ async def _run(job: Job, journal: IO[bytes], watch: Watch, check_canary: CanaryC
                 await _load(session, watch)
         finally:
             session.close()
-            journal.flush()
+    if session.refused:
+        raise session.refused
+    journal.flush()
     return Results(
         started=started,
         elapsed=(time.perf_counter_ns() - session.began) / 1e9,

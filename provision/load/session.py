@@ -74,6 +74,7 @@ class Session:
         self.samples: dict[tuple[str, int], Sample] = {}
         self.exhausted: dict[str, None] = {}
         self.stopping = asyncio.Event()
+        self.refused: OSError | None = None
         self.taken = 0
         self.began = time.perf_counter_ns()
 
@@ -116,13 +117,20 @@ class Session:
             reply.sent - since if reply.sent else 0, reply.first - since if reply.first else 0, reply.last - since,
             len(reply.body),
         )  # fmt: skip
-        packed = pack(record)
-        self.kept += packed
-        self.journal.write(packed)
+        self._write(pack(record))
         self.outcomes[outcome] += 1
         if outcome is not Outcome.ADMITTED:
             self._sample(outcome, reply)
         return outcome
+
+    def _write(self, packed: bytes) -> None:
+        """Keep a record; a disk that refuses it ends the run in order, since no call-back may raise."""
+        self.kept += packed
+        try:
+            self.journal.write(packed)
+        except OSError as error:
+            self.refused = error
+            self.stopping.set()
 
     def _sample(self, outcome: Outcome, reply: Reply) -> None:
         """Keep the first reply of each kind, and count the others."""

@@ -36,7 +36,9 @@ def _blocked(database: Database) -> Iterator[None]:
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert holder.stdin
     try:
-        holder.stdin.write("begin; lock table scan_logs in share row exclusive mode; select * from ticket_types for update;\n")
+        holder.stdin.write(
+            "begin; lock table scan_logs in share row exclusive mode; select * from ticket_types for update;\n"
+        )
         holder.stdin.flush()
         until(lambda: database.holds("exists (select from pg_locks where mode = 'ShareRowExclusiveLock')"), "the lock")
         yield

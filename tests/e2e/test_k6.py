@@ -20,7 +20,13 @@ def test_a_k6_script_scans_the_tickets_of_our_file(place: Place, database: Datab
     command = f'source night.env && exec "{K6}" run --no-usage-report --no-color --summary-export k6.json "{SCRIPT}"'
     variables = {**place.env, "TICKETS": str(place.folder / "test-tickets.json"), "HOME": str(place.folder)}
     ran = subprocess.run(
-        ["bash", "-euc", command], cwd=place.folder, env=variables, capture_output=True, text=True, check=False, timeout=60
+        ["bash", "-euc", command],
+        cwd=place.folder,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     place.said += [ran.stdout, ran.stderr]
     assert ran.returncode == 0, ran.stderr + ran.stdout

@@ -88,7 +88,9 @@ def test_the_ticket_file_has_the_keys_that_k6_scripts_read(place: Place, databas
     assert file["environment_variables"]["RACE_TEST_TICKET_ID"] == file["raceTestTicket"]["id"]
     assert file["environment_variables"]["TEST_EVENT_ID"] == file["tickets"][0]["event_id"]
     assert file["run"] == place.runs()[0]
-    assert database.holds(f"(select count(*) = 4 from tickets where event_id = '{file['tickets'][0]['event_id']}') is false")
+    assert database.holds(
+        f"(select count(*) = 4 from tickets where event_id = '{file['tickets'][0]['event_id']}') is false"
+    )
     assert place.run("teardown").code == 0
 
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from provision import bundled
 from provision.errors import ScenarioError
+from provision.fixtures import recipe
 from provision.load import spec
 
 SOURCE = bundled.find("scenarios", "scanner-burst")[1]
@@ -111,3 +112,9 @@ def test_overrides_keep_the_distance_between_parts() -> None:
 def test_a_race_of_one_is_refused_on_the_command_line_too() -> None:
     with pytest.raises(ScenarioError, match="at least 2"):
         spec.override(parse(), vus=1, duration=None, rounds=None)
+
+
+def test_the_bundled_recipe_makes_enough_tickets_for_the_bundled_scenarios() -> None:
+    made, _ = recipe.parse(*bundled.find("seeds", "event-night"))
+    for name in bundled.names("scenarios"):
+        assert spec.tickets_needed(spec.parse(*bundled.find("scenarios", name)))[0] <= made.count
