@@ -86,7 +86,7 @@ def versions() -> dict[str, str]:
 class SeedOptions:
     """What `provision seed` was asked for."""
 
-    recipe: str = "event-night"
+    recipe: str | None = None
     scenario: str | None = None
     tickets: int | None = None
     out: Path = TICKETS_FILE
@@ -117,8 +117,9 @@ def seed_target(options: SeedOptions, target: Target, watcher: Watcher) -> Seede
     from provision.fixtures import manifest, plan, recipe, tickets
     from provision.gateway import seeding
 
-    parsed, document = recipe.parse(*bundled.find("seeds", options.recipe))
-    count, why = _ticket_count(options, parsed.count)
+    name = options.recipe or _recipe_for(options.scenario)
+    parsed, document = recipe.parse(*bundled.find("seeds", name))
+    count, why = _ticket_count(options, name, parsed.count)
     for path in filter(None, (options.out, options.env)):
         rundir.check_writable(path)
     now = datetime.now(UTC)
@@ -150,12 +151,21 @@ def seed_target(options: SeedOptions, target: Target, watcher: Watcher) -> Seede
     return seeded
 
 
-def _ticket_count(options: SeedOptions, default: int) -> tuple[int, str]:
+def _recipe_for(scenario: str | None) -> str:
+    """The recipe that makes a scenario's tickets, the usual one without a scenario."""
+    from provision.load import spec
+
+    if scenario is None:
+        return "event-night"
+    return spec.parse(*bundled.find("scenarios", scenario)).recipe
+
+
+def _ticket_count(options: SeedOptions, recipe: str, default: int) -> tuple[int, str]:
     """How many tickets, and why so many."""
     if options.tickets is not None:
         return options.tickets, "--tickets"
     if options.scenario is None:
-        return default, f"the recipe {options.recipe}"
+        return default, f"the recipe {recipe}"
     from provision.load import spec
 
     scenario = spec.parse(*bundled.find("scenarios", options.scenario))
@@ -302,12 +312,12 @@ class Checked:
     facts: Sequence[str]
 
 
-def check(scenario: str, recipe: str, watcher: Watcher) -> Checked:
+def check(scenario: str, recipe: str | None, watcher: Watcher) -> Checked:
     """Rehearse with a single ticket: schema, function, columns and a canary scan; removes again what it made."""
     from provision import rehearsal
 
     with open_target(watcher) as target, rundir.temporary_file("tickets.json") as out:
-        seeded = seed_target(SeedOptions(recipe=recipe, tickets=1, out=out), target, watcher)
+        seeded = seed_target(SeedOptions(recipe=recipe, scenario=scenario, tickets=1, out=out), target, watcher)
         folder = RunDir.open(seeded.run)
         try:
             wanted = rehearsal.prepare(rehearsal.RunOptions(scenario=scenario, tickets=out))
@@ -335,8 +345,9 @@ def demo(*, gate: str | None, fast: bool, watcher: Watcher) -> Demo:
     from provision import rehearsal
     from provision.local import stack
 
-    scenario = "quick" if fast else "scanner-burst"
-    with stack.lease("demo", gate=gate or "row-lock-nowait", progress=watcher.say) as running:
+    chosen = stack.gates()[gate or "row-lock-nowait"]
+    scenario = chosen.scenario or ("quick" if fast else "scanner-burst")
+    with stack.lease("demo", gate=chosen.name, progress=watcher.say) as running:
         watcher.say(f"The stack is up at {running.url}, its gate is {running.gate}.")
         target = embedded(running)
         with rundir.temporary_file("tickets.json") as out:

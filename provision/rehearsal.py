@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from provision import __version__, bundled, rundir
-from provision.audit import evidence, thresholds, verdict
+from provision.audit import bounds, evidence, thresholds, verdict
 from provision.audit.evidence import Snapshot
 from provision.audit.promises import Status
 from provision.audit.thresholds import Threshold
@@ -49,6 +50,8 @@ class RunOptions:
     duration: str | None = None
     rounds: int | None = None
     json: Path | None = None
+    confidence: str | None = None
+    ci: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ def prepare(options: RunOptions) -> Wanted:
     path, source = bundled.find("scenarios", options.scenario)
     scenario = spec.parse(path, source)
     duration = None if options.duration is None else _duration(options.duration)
-    scenario = spec.override(scenario, vus=options.vus, duration=duration, rounds=options.rounds)
+    scenario = spec.override(scenario, vus=options.vus, duration=duration, rounds=_rounds(options), ci=options.ci)
     wanted = tuple(_thresholds(path, scenario))
     try:
         text = options.tickets.read_text(encoding="utf-8")
@@ -94,6 +97,19 @@ def prepare(options: RunOptions) -> Wanted:
     if options.json:
         rundir.check_writable(options.json)
     return Wanted(path, source, scenario, wanted, tickets, _ids(options.tickets, tickets), options.json)
+
+
+def _rounds(options: RunOptions) -> int | None:
+    """Rounds by number, or so many that none broken among them puts the rate below a bound such as 0.1%."""
+    if options.confidence is None:
+        return options.rounds
+    if options.rounds is not None:
+        raise ScenarioError("--rounds and --confidence exclude each other.")
+    number = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", options.confidence.strip())
+    rate = float(number[1]) / (100 if number[2] else 1) if number else 0.0
+    if not 0 < rate < 1:
+        raise ScenarioError(f"--confidence: {options.confidence!r} is no rate; write 1% or 0.1%")
+    return bounds.rounds_for(rate)
 
 
 def _duration(text: str) -> float:
@@ -195,7 +211,8 @@ def _in_file(path: Path) -> Iterator[None]:
 
 def _fresh(gateway: Gateway, schema: Schema, wanted: Wanted) -> list[dict[str, str]]:
     """The tickets that are in the database and were not used before; TicketsError when they are too few."""
-    hint = f"Seed enough with: provision seed --for {wanted.path}"
+    needed = _needed(wanted.scenario)
+    hint = f"Seed enough with: provision seed {wanted.scenario.recipe} --tickets {needed}"
     sample = wanted.scenario.truth.consumed or wanted.scenario.truth.entries
     if wanted.scenario.truth.consumed and sample:
         there = gateway.count(sample.table, within(sample.ticket, wanted.ids))
@@ -206,7 +223,6 @@ def _fresh(gateway: Gateway, schema: Schema, wanted: Wanted) -> list[dict[str, s
     before = truth.take(gateway, schema, wanted.scenario.truth, wanted.ids)
     used = {*(before.consumed or ()), *(before.entries or ())}
     fresh = [dict(ticket) for ticket in wanted.tickets.fields if ticket["id"] not in used]
-    needed = _needed(wanted.scenario)
     if len(fresh) < needed:
         already = f", {len(used)} of them used already" if used else ""
         raise TicketsError(

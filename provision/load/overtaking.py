@@ -80,7 +80,7 @@ async def calibrate(ask: Ask, read: SlowRead, scan_ns: int) -> Calibrated:
 
 
 async def _climb(ask: Ask, read: SlowRead, wanted: int) -> Calibrated:
-    """Make the search of the slowest column harder, about twice at each step, until even its shortest time is enough."""
+    """Make the search of the slowest column harder, twice at each step, until even its shortest time is enough."""
     most = min(ROWS, len(read.ids))
     times = {column: await _time(ask, read.request(column, GROUPS[1], most)) for column in read.columns}
     slowest = max(times, key=lambda column: times[column])
@@ -107,9 +107,8 @@ async def _time(ask: Ask, request: bytes) -> int:
 
 
 def levels(places: int) -> list[int]:
-    """How many reads go ahead, step by step, of a race with so many requests: 1, 2, 4 … and all but one."""
-    most = places - 1
-    return sorted({*(1 << n for n in range(most.bit_length()) if 1 << n <= most), most})
+    """How many reads go ahead, step by step, of a race with so many requests: one, two, all but one."""
+    return sorted({1, min(2, places - 1), places - 1})
 
 
 async def overtake(ask: Ask, slow: Calibrated, blockers: int, scan: Callable[[], Awaitable[Reply | None]]) -> Probe:

@@ -17,7 +17,7 @@ from provision.load.spec import Race
 
 
 async def run(session: Session, name: str, executor: Race) -> None:
-    """Carry out a race: a probe, its rounds, and unless one of them says it all, the probes with more and more reads."""
+    """Carry out a race: a probe, its rounds, and unless one of them says it all, probes with more and more reads."""
     control = Place(session.part(f"{name}:control", "control", executor.vus, measured=False), 0)
     part = session.part(name, executor.executor, executor.vus)
     origin = session.job.race_origin or session.job.origin

@@ -97,7 +97,7 @@ class Probe:
 
     @property
     def proves(self) -> bool:
-        """Whether it overtook reads that had all begun before it was asked, since they ended too early to begin later."""
+        """Whether it overtook reads that began before it was asked: they ended too early to have begun later."""
         return self.overtook and max(self.ended) - self.alone <= self.asked
 
 
@@ -136,7 +136,8 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A whole run. `tickets[n]` is the id of the ticket that records call n; `winners` and `promise` are the scenario's."""
+    """A whole run. `tickets[n]` is the id of the ticket that records call n; `winners` and `promise` are the
+    scenario's."""
 
     started: str
     elapsed: float

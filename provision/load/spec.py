@@ -165,12 +165,14 @@ def _winners_text(value: int) -> str | int:
 class Scenario(StrictModel):
     """A whole scenario file.
 
-    `winners` is how many requests for one ticket may succeed. With the promise `idempotent` they all carry the same
-    key, and any number may hear of success, but no more than `winners` effects are stored.
+    `recipe` makes its tickets, unless another is asked for. `winners` is how many requests for one ticket may succeed.
+    With the promise `idempotent` they all carry the same key, and any number may hear of success, but no more than
+    `winners` effects are stored.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     description: str = ""
+    recipe: str = "event-night"
     request: Request
     outcomes: dict[str, Rule | list[Rule]]
     truth: Truth
@@ -198,9 +200,11 @@ def parse(path: Path, source: str) -> Scenario:
     return yamlfile.validate(yamlfile.parse(path, source, ScenarioError), Scenario, ScenarioError)
 
 
-def override(scenario: Scenario, *, vus: int | None, duration: float | None, rounds: int | None) -> Scenario:
+def override(
+    scenario: Scenario, *, vus: int | None, duration: float | None, rounds: int | None, ci: bool = False
+) -> Scenario:
     """The scenario with `--vus`, `--duration` and `--rounds` in place of the file's; what started after a shortened
-    or lengthened part still starts as long after it."""
+    or lengthened part still starts as long after it. In CI a race that leaves it open stops at its first broken round."""
     if vus == 1 and scenario.races:
         raise ScenarioError("--vus: a race needs at least 2 VUs.")
     parts = dict(scenario.scenarios)
@@ -218,6 +222,8 @@ def override(scenario: Scenario, *, vus: int | None, duration: float | None, rou
             changes["duration"] = duration
         if rounds is not None and isinstance(part, Race):
             changes["rounds"] = rounds
+        if isinstance(part, Race) and part.stopOnBroken is None:
+            changes["stopOnBroken"] = ci
         parts[name] = part.model_copy(update=changes)
     return scenario.model_copy(update={"scenarios": parts})
 

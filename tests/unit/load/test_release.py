@@ -11,8 +11,8 @@ import servers
 from servers import OK, Authority, Behaviour, Peer, Seen, replying, serve
 
 from provision.errors import ConfigError
-from provision.load.release import Volley, evidence, volley
 from provision.load.http import Fault, Origin, Reply
+from provision.load.release import Volley, evidence, volley
 from provision.load.wire import Connection
 
 SHORT = 0.15
