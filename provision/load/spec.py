@@ -204,7 +204,7 @@ def override(
     scenario: Scenario, *, vus: int | None, duration: float | None, rounds: int | None, ci: bool = False
 ) -> Scenario:
     """The scenario with `--vus`, `--duration` and `--rounds` in place of the file's; what started after a shortened
-    or lengthened part still starts as long after it. In CI a race that leaves it open stops at its first broken round."""
+    or lengthened part still starts as long after it. In CI a race that leaves it open stops when a round broke."""
     if vus == 1 and scenario.races:
         raise ScenarioError("--vus: a race needs at least 2 VUs.")
     parts = dict(scenario.scenarios)

@@ -13,8 +13,8 @@ _DIRECTORY = Path(__file__).parent / "gates"
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One variant: `sql` puts it in place of whichever is there; `scenario` is the bundled one that puts it to the test,
-    where the usual one does not."""
+    """One variant: `sql` puts it in place of whichever is there; `scenario` is the bundled one that puts it to the
+    test, where the usual one does not."""
 
     name: str
     broken: bool
