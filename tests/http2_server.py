@@ -112,7 +112,9 @@ def together(count: int) -> Callable[[Peer, int, str], None]:
 
 
 @contextlib.asynccontextmanager
-async def serve(authority: Authority, answer: Callable[[Peer, int, str], None], **behaviour: Any) -> AsyncIterator[Seen]:
+async def serve(
+    authority: Authority, answer: Callable[[Peer, int, str], None], **behaviour: Any
+) -> AsyncIterator[Seen]:
     """Run such a server until the block ends."""
     seen = Seen(answer, **behaviour)
     context = authority.server("127.0.0.1")

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from time import perf_counter_ns
 from typing import NamedTuple
 
@@ -105,7 +106,7 @@ async def single_packet(links: Sequence[Http2], requests: Sequence[bytes], *, ti
         except (ConnectFailed, TimeoutError) as error:
             problem = not_sent(str(error) or "connect timed out")
             continue
-        used.append((link, [place for place, _ in zip(places, range(link.limit), strict=False)]))
+        used.append((link, list(islice(places, link.limit))))
     for place in places:
         replies.done(place)(problem)
     give_up = partial(_give_up_links, [link for link, _ in used], f"no complete reply in {timeout:g} s")

@@ -65,7 +65,9 @@ def test_nothing_is_whole_at_the_server_before_it_has_acknowledged_all_that_came
     assert [reply.body for reply in volley.replies] == [b"/%d" % n for n in range(30)]
 
 
-def test_more_requests_than_the_server_takes_at_once_go_over_several_connections(run: Run, authority: Authority) -> None:
+def test_more_requests_than_the_server_takes_at_once_go_over_several_connections(
+    run: Run, authority: Authority
+) -> None:
     async def main() -> tuple[Volley, Seen]:
         async with serve(authority, together(10), limit=4) as seen:
             return await fire(seen, authority), seen
@@ -181,7 +183,10 @@ def test_a_server_that_dies_before_the_release_was_sent_nothing_and_the_next_rou
 def test_auto_takes_http1_where_no_http2_is_offered_and_says_why(run: Run, authority: Authority) -> None:
     async def main() -> list[tuple[str, str]]:
         found = []
-        async with servers.serve(replying(OK), authority.server("127.0.0.1")) as secure, servers.serve(replying(OK)) as plain:
+        async with (
+            servers.serve(replying(OK), authority.server("127.0.0.1")) as secure,
+            servers.serve(replying(OK)) as plain,
+        ):
             for origin in (Origin.parse(secure.secure_url, authority.file), Origin.parse(plain.url)):
                 channel = await open_channel(origin, "auto", 2, LONG)
                 found.append((channel.mode, channel.why))
