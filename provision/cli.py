@@ -18,9 +18,13 @@ import typer
 from provision import __version__
 from provision.errors import ConfigError, ExitCode, Interrupted, ProvisionError
 
+SHOWN = 20
+"""Rows of others that teardown names one by one."""
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from provision.gateway.orphans import Orphan
     from provision.pipeline import Seeded, TornDown
     from provision.rehearsal import Rehearsal
     from provision.report.live import Live
@@ -155,6 +159,7 @@ def seed(
     tickets: Annotated[int | None, typer.Option(min=1, help="How many tickets.")] = None,
     out: Annotated[Path, typer.Option(help="Where the ticket file goes.")] = Path("test-tickets.json"),
     env: Annotated[Path | None, typer.Option(help="Also write TEST_EVENT_ID and so on, for `source`.")] = None,
+    run: Annotated[str | None, typer.Option(help="Go on with a seed that was interrupted.")] = None,
     dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
@@ -165,10 +170,11 @@ def seed(
       provision seed --for scenarios/scanner-burst.yaml
       provision seed seeds/event-night.yaml --tickets 500 --env .env.test
       provision seed --dry-run
+      provision seed --run 20260131-204500-x7kq3
     """
     from provision import pipeline
 
-    options = pipeline.SeedOptions(recipe, scenario, tickets, out, env, dry_run)
+    options = pipeline.SeedOptions(recipe, scenario, tickets, out, env, dry_run, run)
     _print_seeded(pipeline.seed(options, _live(quiet)), env)
 
 
@@ -196,6 +202,12 @@ def run_scenario(
         str | None, typer.Option(help="Instead: so many rounds that none broken puts the rate below this, such as 1%.")
     ] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Also write the summary here.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share the load; by default as many as it needs.")
+    ] = None,
+    allow_exhaustion: Annotated[
+        bool, typer.Option("--allow-exhaustion", help="Start with fewer tickets than the scenario can use.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Fire a scenario at the scan function and judge it from the replies and the database.
@@ -210,8 +222,9 @@ def run_scenario(
     """
     from provision import pipeline, rehearsal
 
+    ci = bool(os.environ.get("CI"))
     options = rehearsal.RunOptions(
-        scenario, tickets, vus, duration, rounds, json, confidence, ci=bool(os.environ.get("CI"))
+        scenario, tickets, vus, duration, rounds, json, processes, allow_exhaustion, confidence, ci
     )
     outcome = pipeline.run_scenario(options, _live(quiet))
     _print_rehearsal(outcome)
@@ -232,6 +245,12 @@ def _print_rehearsal(outcome: Rehearsal) -> None:
 def teardown(
     run: Annotated[str | None, typer.Option(help="The run to remove; the latest that is not clean by default.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All runs of this folder that are not clean.")] = False,
+    find: Annotated[
+        bool, typer.Option("--find", help="Look for runs in the database itself; with --run or --all remove them.")
+    ] = False,
+    recipe: Annotated[
+        str, typer.Option(help="With --find: the recipe that names what the app writes.")
+    ] = "event-night",
     dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
@@ -241,15 +260,36 @@ def teardown(
       provision teardown
       provision teardown --run 20260131-204500-x7kq3
       provision teardown --all --dry-run
+      provision teardown --find
+      provision teardown --find --run 20260131-204500-x7kq3
     """
     from provision import pipeline
 
+    if find:
+        _find(run, every=every, recipe=recipe, dry_run=dry_run, quiet=quiet)
+        return
     result = pipeline.teardown(run, every=every, dry_run=dry_run, watcher=_live(quiet))
     if not result.runs:
         typer.echo("nothing to remove: every run of this folder is clean")
     for done in result.runs:
         _print_torn_down(done)
     result.check()
+
+
+def _find(run: str | None, *, every: bool, recipe: str, dry_run: bool, quiet: bool) -> None:
+    from provision import pipeline
+
+    def show(orphan: Orphan) -> None:
+        typer.echo(f"found run {orphan.run} in {', '.join(orphan.tables)}")
+
+    found = pipeline.find(run, every=every, recipe=recipe, dry_run=dry_run, watcher=_live(quiet), show=show)
+    if not found.orphans:
+        typer.echo(f"no run stands in the database of {found.target}")
+    elif not found.removed.runs:
+        typer.echo("remove one with: provision teardown --find --run RUN, or all of them with --all")
+    for done in found.removed.runs:
+        _print_torn_down(done)
+    found.removed.check()
 
 
 def _print_torn_down(done: TornDown) -> None:
@@ -259,6 +299,10 @@ def _print_torn_down(done: TornDown) -> None:
         typer.echo(f"  {account.table:<20} {account.found:>9,} found {state}".rstrip())
         if account.why:
             typer.echo(f"    {account.why}")
+    for row in done.foreign[:SHOWN]:
+        typer.echo(f"  not ours, kept: {row}")
+    if len(done.foreign) > SHOWN:
+        typer.echo(f"  and {len(done.foreign) - SHOWN:,} more rows that are not ours")
     if not done.dry_run and not done.left:
         typer.echo("nothing is left")
 

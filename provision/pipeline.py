@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,16 +18,21 @@ from dotenv import dotenv_values
 from provision import __version__, bundled, rundir
 from provision.errors import ConfigError, Interrupted, LeftBehind, ProvisionError
 from provision.report import Watcher
-from provision.rundir import MANIFEST, RunDir
+from provision.rundir import MANIFEST, RECIPE, RunDir
 from provision.target import Secret, Target, from_environment
 
 if TYPE_CHECKING:
-    from provision.fixtures.manifest import Manifest
-    from provision.fixtures.plan import Plan
+    from provision.fixtures.manifest import AppTable, Manifest
+    from provision.fixtures.plan import Plan, Trace
+    from provision.fixtures.recipe import Recipe
+    from provision.fixtures.schema import Schema
     from provision.gateway import Gateway
+    from provision.gateway.orphans import Orphan
     from provision.gateway.removal import Account
+    from provision.gateway.scope import Foreign
     from provision.local.stack import Stack
     from provision.rehearsal import Rehearsal, RunOptions
+    from provision.yamlfile import Document
 
 TICKETS_FILE = Path("test-tickets.json")
 EMBEDDED = "the embedded local stack "
@@ -74,6 +80,19 @@ def open_gateway(target: Target, watcher: Watcher) -> Iterator[Gateway]:
         yield gateway
 
 
+def _in_schema(target: Target, schema: str | None) -> Target:
+    """The target with the database schema that a recipe or a manifest names."""
+    return target if schema is None else replace(target, schema=schema)
+
+
+@contextmanager
+def _gateway_of(manifest: Manifest, target: Target, watcher: Watcher) -> Iterator[Gateway]:
+    """The gateway to the target and the schema that a run was seeded on; ConfigError when the target is another."""
+    _same_target(manifest.target, target, f"Run {manifest.run} was seeded on")
+    with open_gateway(_in_schema(target, manifest.schema), watcher) as gateway:
+        yield gateway
+
+
 def versions() -> dict[str, str]:
     """What made a file."""
     return {"provision": __version__, "faker": version("faker"), "python": platform.python_version()}
@@ -84,7 +103,7 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class SeedOptions:
-    """What `provision seed` was asked for."""
+    """What `provision seed` was asked for; a `run` is resumed, with its own recipe, tickets and files."""
 
     recipe: str | None = None
     scenario: str | None = None
@@ -92,6 +111,7 @@ class SeedOptions:
     out: Path = TICKETS_FILE
     env: Path | None = None
     dry_run: bool = False
+    run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,47 +128,94 @@ class Seeded:
 
 def seed(options: SeedOptions, watcher: Watcher) -> Seeded:
     """Recipe → plan → manifest → rows → ticket file."""
+    if options.run is not None:
+        return resume(RunDir.open(options.run), watcher, dry_run=options.dry_run)
     with open_target(watcher) as target:
         return seed_target(options, target, watcher)
 
 
 def seed_target(options: SeedOptions, target: Target, watcher: Watcher) -> Seeded:
     """`seed` on a target that is open."""
-    from provision.fixtures import manifest, plan, recipe, tickets
-    from provision.gateway import seeding
+    from provision.fixtures import manifest, plan, recipe
 
     name = options.recipe or _recipe_for(options.scenario)
-    parsed, document = recipe.parse(*bundled.find("seeds", name))
+    path, text = bundled.find("seeds", name)
+    parsed, document = recipe.parse(path, text)
+    target = _in_schema(target, parsed.profile)
     count, why = _ticket_count(options, name, parsed.count)
-    for path in filter(None, (options.out, options.env)):
-        rundir.check_writable(path)
+    for file in filter(None, (options.out, options.env)):
+        rundir.check_writable(file)
     now = datetime.now(UTC)
-    created = now.isoformat(timespec="seconds")
     with open_gateway(target, watcher) as gateway:
         planned = plan.build(parsed, document, gateway.schema(), rundir.new_run_id(now), now.date(), count)
-        seeded = Seeded(planned.run, identity(target), _counts(planned), options.out, why, not options.dry_run)
         if options.dry_run:
-            return seeded
+            return Seeded(planned.run, identity(target), _counts(planned), options.out, why, written=False)
         folder = RunDir.create(planned.run)
+        rundir.write_text(folder.path / RECIPE, [text])
         head = manifest.announce(
-            planned, created=created, target=identity(target), schema=target.schema, versions=versions()
+            planned,
+            created=now.isoformat(timespec="seconds"),
+            target=identity(target),
+            schema=target.schema,
+            versions=versions(),
+            files={"out": str(options.out.resolve()), "env": str(options.env.resolve()) if options.env else None},
         )
         folder.append(MANIFEST, head)
-        with owned(planned.run), watcher.busy(f"Seeding {planned.run}"):
-            seeding.fill(
-                gateway,
-                planned,
-                lambda table: folder.append(MANIFEST, {"event": "insert", "table": table}),
-                watcher.rows,
-            )
-            text = tickets.document(
-                planned, url=target.url, target=identity(target), created=created, versions=versions()
-            )
-            rundir.write_text(options.out, text)
-            if options.env:
-                rundir.write_text(options.env, [tickets.env_file(planned, target.url)])
-            folder.append(MANIFEST, {"event": "seeded", "tickets": str(options.out.resolve())})
-    return seeded
+        _fill(planned, folder, gateway, target, watcher)
+    return Seeded(planned.run, identity(target), _counts(planned), options.out, why, written=True)
+
+
+def resume(folder: RunDir, watcher: Watcher, *, dry_run: bool = False) -> Seeded:
+    """Bring a seed that was interrupted to its end: the rows that are missing, then the files."""
+    from provision.fixtures import fakes, manifest, plan, recipe
+
+    done = _manifest(folder)
+    if done.state in {"clean", "left"}:
+        raise ConfigError(f"Run {done.run} was torn down.", hint="Seed a new one with: provision seed")
+    with open_target(watcher, _stack_of(done.target)) as opened, _gateway_of(done, opened, watcher) as gateway:
+        parsed, document = recipe.parse(folder.path / RECIPE, rundir.read_text(folder.path / RECIPE))
+        planned = plan.build(parsed, document, gateway.schema(), done.run, fakes.run_day(done.created), done.tickets)
+        if manifest.tables(planned) != folder.lines(MANIFEST)[0]["tables"]:
+            raise ConfigError(f"The schema has changed since run {done.run} began.", hint=removal_hint(done.run))
+        out = Path(done.files["out"] or TICKETS_FILE)
+        if not dry_run:
+            _fill(planned, folder, gateway, _in_schema(opened, done.schema), watcher, done)
+    return Seeded(done.run, done.target, _counts(planned), out, f"run {done.run} resumed", written=not dry_run)
+
+
+def _fill(
+    plan: Plan,
+    folder: RunDir,
+    gateway: Gateway,
+    target: Target,
+    watcher: Watcher,
+    resumed: Manifest | None = None,
+) -> None:
+    """Write the rows of a plan that is announced, then its files."""
+    from provision.fixtures import tickets
+    from provision.gateway import seeding
+
+    way_on = f", or go on with: provision seed --run {plan.run}"
+    with owned(plan.run, way_on), watcher.busy(f"Seeding {plan.run}"):
+        seeding.fill(gateway, plan, partial(folder.append, MANIFEST), watcher.rows, resumed)
+        done = resumed or _manifest(folder)
+        text = tickets.document(
+            plan, url=target.url, target=identity(target), created=done.created, versions=done.versions
+        )
+        rundir.write_text(out := Path(done.files["out"] or TICKETS_FILE), text)
+        if env := done.files["env"]:
+            rundir.write_text(Path(env), [tickets.env_file(plan, target.url)])
+        folder.append(MANIFEST, {"event": "seeded", "tickets": str(out)})
+        _warn_of_unnamed(folder, gateway, watcher)
+
+
+def _warn_of_unnamed(folder: RunDir, gateway: Gateway, watcher: Watcher) -> None:
+    """Say now what a teardown would have to leave: rows that hang on ours in tables that the recipe does not name."""
+    from provision.gateway import scope
+
+    for row in scope.open_scope(gateway, _manifest(folder)).unnamed():
+        watcher.say(f"{row}; if the app or a trigger writes there, name it in the recipe:")
+        watcher.say(f"  written_by_app: {{{row.table}: {row.column}}}; else teardown keeps such rows and theirs")
 
 
 def _recipe_for(scenario: str | None) -> str:
@@ -178,14 +245,15 @@ def _counts(plan: Plan) -> dict[str, int]:
 
 
 @contextmanager
-def owned(run: str) -> Iterator[None]:
-    """While rows of a run may be in the database, whatever ends badly says how to remove them."""
+def owned(run: str, way_on: str = "") -> Iterator[None]:
+    """While rows of a run may be in the database, whatever ends badly says how to remove them, or to go on."""
+    hint = f"{removal_hint(run)}{way_on}"
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted("Interrupted.", hint=removal_hint(run)) from None
+        raise Interrupted("Interrupted.", hint=hint) from None
     except ProvisionError as error:
-        error.hint = f"{error.hint} {removal_hint(run)}".strip()
+        error.hint = f"{error.hint} {hint}".strip()
         raise
 
 
@@ -213,6 +281,7 @@ class TornDown:
     run: str
     target: str
     accounts: Sequence[Account]
+    foreign: Sequence[Foreign] = ()
     dry_run: bool = False
 
     @property
@@ -257,17 +326,91 @@ def teardown(run: str | None, *, every: bool, dry_run: bool, watcher: Watcher) -
 
 def teardown_run(folder: RunDir, target: Target, watcher: Watcher, *, dry_run: bool = False) -> TornDown:
     """Remove one run's rows from the target that it was seeded on."""
+    manifest = _manifest(folder)
+    with _gateway_of(manifest, target, watcher) as gateway:
+        done = _remove(manifest, gateway, watcher, dry_run=dry_run)
+    if not dry_run:
+        folder.append(MANIFEST, {"event": "left" if done.left else "clean", "rows": done.left})
+    return done
+
+
+def _remove(manifest: Manifest, gateway: Gateway, watcher: Watcher, *, dry_run: bool) -> TornDown:
     from provision.gateway import removal
 
-    manifest = _manifest(folder)
-    _same_target(manifest.target, target, f"Run {manifest.run} was seeded on")
-    with open_gateway(target, watcher) as gateway:
-        if dry_run:
-            return TornDown(manifest.run, manifest.target, removal.survey(gateway, manifest), dry_run=True)
-        with owned(manifest.run), watcher.busy(f"Removing {manifest.run}"):
-            done = TornDown(manifest.run, manifest.target, removal.remove(gateway, manifest, watcher.rows))
-    folder.append(MANIFEST, {"event": "left" if done.left else "clean", "rows": done.left})
-    return done
+    if dry_run:
+        seen = removal.survey(gateway, manifest)
+        return TornDown(manifest.run, manifest.target, seen.accounts, seen.foreign, dry_run=True)
+    with owned(manifest.run), watcher.busy(f"Removing {manifest.run}"):
+        done = removal.remove(gateway, manifest, watcher.rows)
+    return TornDown(manifest.run, manifest.target, done.accounts, done.foreign)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The runs that stand in the database, those of this folder that are known marked, and what was removed."""
+
+    target: str
+    orphans: Sequence[Orphan]
+    removed: Teardown
+
+
+def find(
+    run: str | None, *, every: bool, recipe: str, dry_run: bool, watcher: Watcher, show: Callable[[Orphan], None]
+) -> Found:
+    """Look for runs in the database itself, show them, and remove the named one or all, manifest or not."""
+    from provision.fixtures import recipe as recipes
+    from provision.gateway import orphans
+
+    parsed, document = recipes.parse(*bundled.find("seeds", recipe))
+    with open_target(watcher) as opened:
+        target = _in_schema(opened, parsed.profile)
+        with open_gateway(target, watcher) as gateway:
+            schema = gateway.schema()
+            seen = orphans.runs(gateway, schema)
+            for one in seen:
+                show(one)
+            chosen = [one.run for one in seen if every or one.run == run]
+            if run is not None and not chosen:
+                raise ConfigError(f"Run {run} does not stand in the database.", hint="List what does: teardown --find")
+            done = Teardown()
+            for name in chosen:
+                lost = orphans.manifest(
+                    gateway,
+                    schema,
+                    name,
+                    target=identity(target),
+                    profile=target.schema,
+                    traces=_traces(parsed, document, schema, name),
+                    app=_app_tables(parsed, schema),
+                )
+                done.runs.append(_remove(lost, gateway, watcher, dry_run=dry_run))
+            return Found(identity(target), seen, done)
+
+
+def _traces(recipe: Recipe, document: Document, schema: Schema, run: str) -> dict[str, Trace]:
+    """The texts by which a recipe's rows are found, as far as it fits the schema."""
+    from provision.errors import RecipeError
+    from provision.fixtures import plan
+
+    try:
+        planned = plan.build(recipe, document, schema, run, datetime.now(UTC).date(), 1)
+    except RecipeError:
+        return {}
+    return {table.table: table.trace for table in planned.tables if table.trace}
+
+
+def _app_tables(recipe: Recipe, schema: Schema) -> list[AppTable]:
+    """The tables that a recipe says the app writes into, as far as they are in the schema."""
+    from provision.fixtures.manifest import AppTable
+
+    entries = [(table, column) for table, column in recipe.written_by_app.items() if table in schema.tables]
+    return [AppTable(t, c, _points_at(schema, t, c, recipe.tickets.table)) for t, c in entries]
+
+
+def _points_at(schema: Schema, table: str, column: str, otherwise: str) -> str:
+    """The table that a column references, as far as the schema shows."""
+    found = schema.tables[table].columns.get(column)
+    return found.references[0] if found and found.references else otherwise
 
 
 def _unclean() -> list[str]:

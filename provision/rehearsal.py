@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,16 +15,17 @@ from typing import Any
 from provision import __version__, bundled, rundir
 from provision.audit import bounds, evidence, thresholds, verdict
 from provision.audit.evidence import Snapshot
+from provision.audit.metrics import Metrics
 from provision.audit.promises import Status
 from provision.audit.thresholds import Threshold
 from provision.audit.verdict import Verdict
 from provision.errors import Refused, ScenarioError, TicketsError, Unreachable
 from provision.fixtures import tickets as ticket_file
-from provision.fixtures.ids import IdRange
+from provision.fixtures.ids import IdRange, NumberRange, Range
 from provision.fixtures.schema import Schema
 from provision.fixtures.tickets import Tickets
 from provision.gateway import Gateway, truth, within
-from provision.load import engine, overtaking, spec
+from provision.load import engine, executors, overtaking, spec
 from provision.load.http import Origin, Reply
 from provision.load.outcomes import Outcome, classifier
 from provision.load.overtaking import SlowRead
@@ -50,6 +52,8 @@ class RunOptions:
     duration: str | None = None
     rounds: int | None = None
     json: Path | None = None
+    processes: int | None = None
+    allow_exhaustion: bool = False
     confidence: str | None = None
     ci: bool = False
 
@@ -63,8 +67,10 @@ class Wanted:
     scenario: Scenario
     thresholds: tuple[Threshold, ...]
     tickets: Tickets
-    ids: IdRange
+    ids: Range
     json: Path | None
+    processes: int = 1
+    allow_exhaustion: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +102,9 @@ def prepare(options: RunOptions) -> Wanted:
     tickets = ticket_file.parse(options.tickets, text)
     if options.json:
         rundir.check_writable(options.json)
-    return Wanted(path, source, scenario, wanted, tickets, _ids(options.tickets, tickets), options.json)
+    ids = _ids(options.tickets, tickets)
+    processes = options.processes or spec.processes_needed(scenario, os.cpu_count() or 1)
+    return Wanted(path, source, scenario, wanted, tickets, ids, options.json, processes, options.allow_exhaustion)
 
 
 def _rounds(options: RunOptions) -> int | None:
@@ -114,7 +122,7 @@ def _rounds(options: RunOptions) -> int | None:
 
 def _duration(text: str) -> float:
     try:
-        return spec.seconds(text)
+        return executors.seconds(text)
     except ValueError as error:
         raise ScenarioError(f"--duration: {error}") from None
 
@@ -130,13 +138,12 @@ def _thresholds(path: Path, scenario: Scenario) -> Sequence[Threshold]:
     return found
 
 
-def _ids(path: Path, tickets: Tickets) -> IdRange:
+def _ids(path: Path, tickets: Tickets) -> Range:
     """The range of ids that the file's tickets and its race ticket make up; TicketsError when one is not in it."""
     if not tickets.fields:
         raise TicketsError(f"{path} holds no ticket.", hint="Make one with: provision seed")
     try:
-        table = int(tickets.race[20:23], 16)
-        ids = IdRange(tickets.run, table, 0, len(tickets) + 1)
+        ids = _range(tickets)
         found = {ids.ordinal(identifier) for identifier in (tickets.race, *(t["id"] for t in tickets.fields))}
     except (KeyError, ValueError):
         raise TicketsError(
@@ -145,6 +152,13 @@ def _ids(path: Path, tickets: Tickets) -> IdRange:
     if len(found) < ids.count:
         raise TicketsError(f"{path} holds a ticket twice.", hint="Make a new file with: provision seed")
     return ids
+
+
+def _range(tickets: Tickets) -> Range:
+    """The ids of a run's tickets, the race ticket's last: chosen by us, or made by the database one after the other."""
+    if tickets.race.isdigit():
+        return NumberRange(int(tickets.race) - len(tickets), len(tickets) + 1)
+    return IdRange(tickets.run, int(tickets.race[20:23], 16), 0, len(tickets) + 1)
 
 
 # -- against the target
@@ -159,11 +173,27 @@ def rehearse(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher)
     folder = RunDir.ensure(wanted.tickets.run).subfolder(wanted.scenario.name)
     folder.write_json("scenario.json", {"file": str(wanted.path), **wanted.scenario.model_dump(mode="json")})
     with folder.stream("results.bin") as journal, watcher.busy(f"Running {wanted.scenario.name}"):
-        results = engine.run(job, journal, watch=watcher.load, check_canary=check_canary)
+        results = engine.run(
+            job,
+            journal,
+            watch=watcher.load,
+            check_canary=check_canary,
+            abort=_abort(wanted),
+            processes=wanted.processes,
+        )
     folder.write_json("results.json", results.to_json())
     snapshot = _snapshot(gateway, schema, wanted, results, {ticket["id"] for ticket in fresh})
     folder.write_json("snapshot.json", snapshot.to_json())
     return _judge(wanted, target, results, snapshot, folder)
+
+
+def _abort(wanted: Wanted) -> engine.Abort | None:
+    """What ends the run early: a threshold with `abortOnFail` that has failed; None when there is no such."""
+    if not any(threshold.abort_on_fail for threshold in wanted.thresholds):
+        return None
+    return lambda results, tally, elapsed: thresholds.reason_to_stop(
+        wanted.thresholds, Metrics(results, tally), elapsed
+    )
 
 
 def preflight(wanted: Wanted, target: Target, gateway: Gateway) -> list[str]:
@@ -211,7 +241,7 @@ def _in_file(path: Path) -> Iterator[None]:
 
 def _fresh(gateway: Gateway, schema: Schema, wanted: Wanted) -> list[dict[str, str]]:
     """The tickets that are in the database and were not used before; TicketsError when they are too few."""
-    needed = _needed(wanted.scenario)
+    needed = _needed(wanted)
     hint = f"Seed enough with: provision seed {wanted.scenario.recipe} --tickets {needed}"
     sample = wanted.scenario.truth.consumed or wanted.scenario.truth.entries
     if wanted.scenario.truth.consumed and sample:
@@ -226,17 +256,24 @@ def _fresh(gateway: Gateway, schema: Schema, wanted: Wanted) -> list[dict[str, s
     if len(fresh) < needed:
         already = f", {len(used)} of them used already" if used else ""
         raise TicketsError(
-            f"The scenario can use {needed} tickets; the file has {len(wanted.tickets)}{already}.", hint=hint
+            f"The scenario can use {needed} tickets; the file has {len(wanted.tickets)}{already}.",
+            hint=f"{hint}, or run until they are used up with --allow-exhaustion.",
         )
     return fresh
 
 
-def _needed(scenario: Scenario) -> int:
-    """The tickets that a scenario can use; where nothing bounds it, enough to begin."""
+def _needed(wanted: Wanted) -> int:
+    """The tickets without which a run does not begin: all that it can use, unless it may run out of them."""
+    least = spec.CANARY_TICKETS + 1
+    if wanted.scenario.tickets == "reuse":
+        return least + spec.race_tickets(wanted.scenario)
+    if wanted.allow_exhaustion:
+        return least
     try:
-        return spec.tickets_needed(scenario)[0]
-    except ScenarioError:
-        return spec.CANARY_TICKETS + 1
+        return spec.tickets_needed(wanted.scenario)[0]
+    except ScenarioError as error:
+        error.hint = "Give it a pause, or run until the tickets are used up with --allow-exhaustion."
+        raise
 
 
 def _job(wanted: Wanted, target: Target, fresh: list[dict[str, str]], schema: Schema) -> Job:
@@ -260,7 +297,7 @@ def _slow_read(wanted: Wanted, schema: Schema, origin: Origin, headers: dict[str
     assert evidence is not None  # noqa: S101 - the scenario's model sees to it
     columns = schema.tables[evidence.table].columns.values()
     texts = tuple(column.name for column in columns if column.required and column.format in TEXTS)
-    ids = tuple(wanted.ids.id(number) for number in range(min(overtaking.ROWS, len(wanted.tickets))))
+    ids = tuple(str(wanted.ids.id(number)) for number in range(min(overtaking.ROWS, len(wanted.tickets))))
     return SlowRead(origin, tuple(headers.items()), evidence.table, evidence.ticket, texts, ids)
 
 

@@ -16,6 +16,7 @@ from provision.errors import ConfigError
 
 ROOT = Path(".provision")
 MANIFEST = "manifest.ndjson"
+RECIPE = "recipe.yaml"
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 
 
@@ -109,9 +110,9 @@ class RunDir:
 
     @contextmanager
     def stream(self, name: str) -> Iterator[IO[bytes]]:
-        """A file to stream records into; ConfigError when the disk refuses it, at first or later."""
+        """A file to stream records into and read them back; ConfigError when the disk refuses it, at first or later."""
         try:
-            with (self.path / name).open("wb") as file:
+            with (self.path / name).open("w+b") as file:
                 yield file
         except OSError as error:
             raise disk_error(self.path / name, error) from None
@@ -127,6 +128,14 @@ def temporary_file(name: str) -> Iterator[Path]:
     """A path for a file that nobody keeps, in a folder of its own that vanishes with it."""
     with tempfile.TemporaryDirectory(prefix="provision-") as folder:
         yield Path(folder) / name
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; ConfigError when the disk says no."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise disk_error(path, error) from None
 
 
 def write_text(path: Path, chunks: Iterable[str]) -> Path:

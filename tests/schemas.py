@@ -1,6 +1,6 @@
 """Schemas for tests, written as short words and turned into the OpenAPI document that PostgREST would serve.
 
-A column is `type`, `type!` (required), with `pk`, `=` (has a default), `>table` (foreign key to its id), `(a|b)` (enum).
+A column is `type`, `type!` (required), `pk`, `=` (has a default), `>table` (foreign key to its id), `(a|b)` (enum).
 """
 
 import re

@@ -10,13 +10,16 @@ from typing import Any
 from provision.audit import bounds
 from provision.audit.contention import Contention
 from provision.audit.evidence import Case, Evidence, who
+from provision.audit.metrics import Metrics
 from provision.load.outcomes import Outcome
-from provision.load.results import Record
+from provision.load.results import Record, Results
 
 CONTENDED_SHARE = 0.9
 """A race passes only when at least this share of its rounds was contended."""
 CPU_LIMIT = 0.9
 """From this share of a core on, the generator is taken to be at its limit."""
+LATE_LIMIT_MS = 10.0
+"""In the open model the p99 of send − due up to which the load is taken to be the one that was asked for."""
 SHOWN = 5
 GOALS = (0.1, 0.05, 0.01, 0.005, 0.001, 0.0005, 0.0001)
 """Rates of broken rounds that a statement may name as the next one to aim at."""
@@ -207,14 +210,42 @@ def generator_kept_up(evidence: Evidence) -> Finding:
     return Finding("generator", Status.PASS, f"The generator kept up: {text}.")
 
 
+def sends_in_time(results: Results, metrics: Metrics) -> tuple[Finding, ...]:
+    """For each scenario of the open model: its requests were sent when they were due, and none was dropped."""
+    return tuple(
+        _arrivals(part.name, results, metrics)
+        for part in results.parts
+        if part.measured and part.executor.endswith("-arrival-rate")
+    )
+
+
+def _arrivals(name: str, results: Results, metrics: Metrics) -> Finding:
+    late = metrics.lateness(name).percentile(99)
+    text = f"{name}: sends were late by {late:.2f} ms (p99)"
+    if late > LATE_LIMIT_MS:
+        text = f"{text}, more than {LATE_LIMIT_MS:g} ms: the tool was slow, not the server."
+        return Finding("arrivals", Status.INCONCLUSIVE, text)
+    if dropped := results.dropped.get(name):
+        text = f"{name}: {dropped:,} iterations found no free VU and were dropped; the rate was not the one asked for."
+        return Finding("arrivals", Status.INCONCLUSIVE, text)
+    return Finding("arrivals", Status.PASS, f"{text}, none was dropped.")
+
+
 def run_complete(evidence: Evidence) -> Finding:
     """The load was carried out to its end."""
     results = evidence.results
     measured = {number for number, part in enumerate(results.parts) if part.measured}
+    if results.aborted:
+        return Finding("complete", Status.FAIL, f"The run was ended by the threshold {results.aborted}.")
     if results.interrupted:
         return Finding("complete", Status.INCONCLUSIVE, "The run was interrupted before its end.")
     if results.exhausted:
         text = f"Tickets ran out in {', '.join(results.exhausted)}; seed more of them."
+        return Finding("complete", Status.INCONCLUSIVE, text)
+    if dropped := sum(
+        results.dropped.get(part.name, 0) for part in results.parts if part.executor.endswith("-iterations")
+    ):
+        text = f"{dropped:,} iterations found no time within maxDuration and were dropped."
         return Finding("complete", Status.INCONCLUSIVE, text)
     if not any(record.part in measured for record in results.records()):
         return Finding("complete", Status.INCONCLUSIVE, "Nothing was measured.")

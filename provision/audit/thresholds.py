@@ -8,8 +8,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from provision.audit.metrics import KINDS, STATISTICS, TAGS, Metrics, Trend, parse_selector
+from provision.audit.metrics import KINDS, STATISTICS, TAGS, WHOLE_RUN, Metrics, Trend, parse_selector
 from provision.load.outcomes import OUTCOMES
+from provision.load.spec import Limit
 from provision.yamlfile import unknown
 
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
@@ -34,6 +35,9 @@ class Threshold:
     statistic: str
     comparison: str
     limit: float
+    abort_on_fail: bool = False
+    delay: float = 0.0
+    """Seconds of load before which it does not end the run."""
 
     def holds(self, value: float) -> bool:
         return _OPERATORS[self.comparison](value, self.limit)
@@ -57,12 +61,16 @@ class Judged:
         return self.low is not None and self.high is not None and self.low < self.threshold.limit < self.high
 
 
-def parse(metric: str, expression: str, scenarios: Iterable[str]) -> Threshold:
+def parse(metric: str, written: str | Limit, scenarios: Iterable[str]) -> Threshold:
     """A threshold; ValueError in a user's words when metric, tag, statistic or grammar are wrong."""
+    given = written if isinstance(written, Limit) else Limit(threshold=written)
+    expression = given.threshold
     name, tags = parse_selector(metric)
     if name not in KINDS:
         raise ValueError(unknown("metric", name, KINDS))
     _check_tags(tags, scenarios)
+    if tags and name in WHOLE_RUN:
+        raise ValueError(f"{name} is known of the whole run only; leave {{{', '.join(tags)}}} out")
     match = _EXPRESSION.fullmatch(expression.strip())
     if not match:
         raise ValueError(f"{expression!r} is no threshold; write p(95)<200, rate<0.01 or count>0")
@@ -73,7 +81,8 @@ def parse(metric: str, expression: str, scenarios: Iterable[str]) -> Threshold:
         raise ValueError(f"{name} is a {kind}: it has {', '.join(allowed)}, not {statistic}")
     if percentile and not 0 <= float(percentile[1]) <= 100:
         raise ValueError(f"{statistic}: a percentile lies between 0 and 100")
-    return Threshold(metric, expression, statistic, match[2], float(match[3]))
+    limit = float(match[3])
+    return Threshold(metric, expression, statistic, match[2], limit, given.abortOnFail, given.delayAbortEval)
 
 
 def _check_tags(tags: Mapping[str, str], scenarios: Iterable[str]) -> None:
@@ -91,6 +100,19 @@ def judge(threshold: Threshold, metrics: Metrics) -> Judged:
     value = metric.statistic(threshold.statistic)
     ok = None if not metric.samples or math.isnan(value) else threshold.holds(value)
     low = high = None
-    if isinstance(metric, Trend) and metric.samples and threshold.statistic[0] == "p":
-        low, high = metric.interval(float(threshold.statistic[2:-1]))
+    percent = 50.0 if threshold.statistic == "med" else _percent(threshold.statistic)
+    if isinstance(metric, Trend) and metric.samples and percent is not None:
+        low, high = metric.interval(percent)
     return Judged(threshold, value, metric.samples, ok, low, high)
+
+
+def _percent(statistic: str) -> float | None:
+    return float(statistic[2:-1]) if statistic.startswith("p(") else None
+
+
+def reason_to_stop(thresholds: Iterable[Threshold], metrics: Metrics, elapsed: float) -> str:
+    """The first threshold with `abortOnFail` that has failed after `elapsed` seconds of load, or nothing."""
+    for threshold in thresholds:
+        if threshold.abort_on_fail and elapsed >= threshold.delay and judge(threshold, metrics).ok is False:
+            return f"{threshold.metric} {threshold.expression}"
+    return ""

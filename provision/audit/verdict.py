@@ -44,6 +44,7 @@ def judge(results: Results, snapshot: Snapshot, wanted: Sequence[Threshold]) -> 
     judged = tuple(thresholds.judge(threshold, metrics) for threshold in wanted)
     findings = (
         *promises.judge_all(gather(results, snapshot), contention),
+        *promises.sends_in_time(results, metrics),
         *(_finding(one, results.generator.lag_p99) for one in judged),
     )
     worst = max(findings, key=lambda finding: finding.status)
@@ -62,7 +63,10 @@ def _finding(judged: Judged, lag: float) -> Finding:
     name, threshold = f"threshold {judged.threshold.metric}", judged.threshold
     if judged.ok is None:
         return Finding(name, Status.INCONCLUSIVE, f"{threshold.metric} {threshold.expression}: there were no samples.")
-    text = f"{threshold.metric} {threshold.expression}: {judged.value:.6g} of {judged.samples:,} samples."
+    within = "" if judged.low is None else f" (95 % interval {judged.low:.4g} to {judged.high:.4g})"
+    text = f"{threshold.metric} {threshold.expression}: {judged.value:.6g}{within} of {judged.samples:,} samples."
+    if judged.straddles:
+        text += " The limit lies inside the interval: another run could go the other way."
     if judged.ok:
         return Finding(name, Status.PASS, text)
     if judged.low is not None and threshold.comparison in {"<", "<="} and threshold.holds(judged.value - lag):

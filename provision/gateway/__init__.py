@@ -1,25 +1,26 @@
-"""The only door to Supabase for provisioning: five verbs, each safe to repeat, behind one protocol.
+"""The only door to Supabase for provisioning: a few verbs, each safe to repeat, behind one protocol.
 
 `supabase` is the real one, `memory` the double that ships for tests; one contract suite runs on both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from provision.errors import ApiError
-from provision.fixtures.ids import IdRange
+from provision.fixtures.ids import Range
 from provision.fixtures.schema import Schema
 
 Row = Mapping[str, Any]
 
 
 class Filter(NamedTuple):
-    """One condition, in PostgREST's words."""
+    """One condition, in PostgREST's words; `has` is not null, `lacks` a text without a part, `outside` neither null's
+    nor a (low, high) range's opposite: null, below or above."""
 
     column: str
-    operator: Literal["eq", "gte", "lte", "gt", "is", "in"]
+    operator: Literal["eq", "gte", "lte", "gt", "is", "in", "has", "match", "lacks", "outside"]
     value: Any
 
 
@@ -27,8 +28,14 @@ class BatchTooLarge(ApiError):
     """The statement timed out or the body was too large (57014, 413): nothing was written, fewer rows may pass."""
 
 
+Look = Callable[[], Sequence[Row]]
+
+
 class Gateway(Protocol):
-    """Reads and writes rows as the API's service role. Every verb raises TargetError in a user's words."""
+    """Reads and writes rows as the API's service role, for several threads at once. Every verb raises TargetError in a
+    user's words; `retries` counts the requests that were sent again."""
+
+    retries: int
 
     def schema(self) -> Schema:
         """The live schema."""
@@ -36,11 +43,18 @@ class Gateway(Protocol):
     def insert(self, table: str, rows: Sequence[Row], *, key: str) -> None:
         """Write rows whose `key` we chose; rows that are already there stay as they are."""
 
+    def add(self, table: str, rows: Sequence[Row], *, columns: Sequence[str], look: Look) -> Sequence[Row]:
+        """Write rows whose key the database makes and return `columns` of each, in their order; before a repetition
+        `look` says which are there already, none if the first attempt was not applied."""
+
     def count(self, table: str, where: Sequence[Filter]) -> int:
         """The exact number of rows that meet all conditions."""
 
     def select(self, table: str, columns: Sequence[str], where: Sequence[Filter], *, key: str) -> Iterator[Row]:
         """All rows that meet the conditions, in the order of `key` (unique), however many there are."""
+
+    def last(self, table: str, column: str, where: Sequence[Filter]) -> Any:
+        """The largest value of a column among the rows that meet all conditions; None when there is none."""
 
     def delete(self, table: str, where: Sequence[Filter]) -> int:
         """Remove the rows that meet the conditions, at least one condition being given; how many went."""
@@ -49,6 +63,6 @@ class Gateway(Protocol):
         """Let go of the connection."""
 
 
-def within(column: str, ids: IdRange) -> tuple[Filter, Filter]:
+def within(column: str, ids: Range) -> tuple[Filter, Filter]:
     """The conditions that hold for exactly the rows of one of our ranges of ids."""
     return Filter(column, "gte", ids.low), Filter(column, "lte", ids.high)

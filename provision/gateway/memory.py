@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from provision.errors import ApiError
 from provision.fixtures.schema import Schema
-from provision.gateway import Filter, Row
+from provision.gateway import Filter, Look, Row
 
 _OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "eq": lambda cell, value: cell == value,
@@ -16,6 +17,10 @@ _OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "gt": lambda cell, value: cell is not None and cell > value,
     "is": lambda cell, value: cell is value,
     "in": lambda cell, value: cell in value,
+    "has": lambda cell, value: cell is not None,
+    "match": lambda cell, value: cell is not None and re.search(value, cell) is not None,
+    "lacks": lambda cell, value: cell is not None and value not in cell,
+    "outside": lambda cell, value: cell is None or cell < value[0] or cell > value[1],
 }
 
 
@@ -26,6 +31,8 @@ class MemoryGateway:
         self._schema = schema
         self._cascades = cascades
         self.rows: dict[str, dict[Any, dict[str, Any]]] = {name: {} for name in schema.tables}
+        self.retries = 0
+        self._made = 0
 
     def schema(self) -> Schema:
         return self._schema
@@ -36,6 +43,15 @@ class MemoryGateway:
         for row in rows:
             self._table(table).setdefault(row[key], dict(row))
 
+    def add(self, table: str, rows: Sequence[Row], *, columns: Sequence[str], look: Look) -> Sequence[Row]:
+        key = next(name for name in columns if self._schema.tables[table].columns[name].primary)
+        written = []
+        for row in rows:
+            self._made += 1
+            written.append({**row, key: self._made})
+        self.insert(table, written, key=key)
+        return [{name: row.get(name) for name in columns} for row in written]
+
     def count(self, table: str, where: Sequence[Filter]) -> int:
         return sum(1 for _ in self._matching(table, where))
 
@@ -43,6 +59,9 @@ class MemoryGateway:
         rows = sorted(self._matching(table, where), key=lambda row: row[key])
         for row in rows:
             yield {name: row.get(name) for name in dict.fromkeys([key, *columns])}
+
+    def last(self, table: str, column: str, where: Sequence[Filter]) -> Any:
+        return max((row[column] for row in self._matching(table, where) if row.get(column) is not None), default=None)
 
     def delete(self, table: str, where: Sequence[Filter]) -> int:
         if not where:

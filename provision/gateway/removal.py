@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import islice
 
 from provision.errors import ApiError
-from provision.fixtures.ids import IdRange
+from provision.fixtures import ids
+from provision.fixtures.ids import Range
 from provision.fixtures.manifest import Manifest
-from provision.gateway import BatchTooLarge, Gateway, within
+from provision.gateway import BatchTooLarge, Filter, Gateway, within
+from provision.gateway.pace import Pace
+from provision.gateway.scope import CHUNK, Foreign, Scope, Slice, open_scope
 
-CHUNK = 5_000
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """Rows of ours in one table: those whose `column` lies in `ids`."""
-
-    table: str
-    column: str
-    ids: IdRange
+FIRST = 2_000
+"""Rows of the first delete; as many more as pay follow."""
+MOST_REFUSED = 64
+"""Rows that are found one by one when the database refuses to delete them; a table with more is given up."""
+ROUNDS = 2
+"""A statement of a killed seed may still be running when the first round begins."""
+_STAYS = ("23", "P0", "42501")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,67 +35,139 @@ class Account:
     why: str = ""
 
 
-def slices(manifest: Manifest) -> list[Slice]:
-    """Where rows of the run can be, in the order in which they can be removed: the app's rows, then children first."""
-    app = [
-        Slice(table, column, owned.ids)
-        for table, column in manifest.written_by_app.items()
-        for owned in reversed(manifest.tables)
-    ]
-    return app + [Slice(owned.table, owned.key, owned.ids) for owned in reversed(manifest.tables)]
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """The accounts of all tables, children first, and the rows of others that keep some of ours where they are."""
+
+    accounts: Sequence[Account]
+    foreign: Sequence[Foreign]
 
 
-def survey(gateway: Gateway, manifest: Manifest) -> list[Account]:
-    """How many rows of the run there are, without touching one."""
-    found = [(part.table, gateway.count(part.table, within(part.column, part.ids))) for part in slices(manifest)]
-    return _by_table([Account(table, count, 0, count) for table, count in found])
+Done = Callable[[str, int, int], None]
+"""Told after each delete: table, rows removed, rows found."""
 
 
-def remove(gateway: Gateway, manifest: Manifest, done: Callable[[str, int, int], None]) -> list[Account]:
-    """Remove the run's rows and count what is left; `done` is told table, rows removed and rows found."""
-    parts = slices(manifest)
-    before = [gateway.count(part.table, within(part.column, part.ids)) for part in parts]
-    reasons = [
-        _empty(gateway, part, partial(_tell, done, part.table, found))
-        for part, found in zip(parts, before, strict=True)
-    ]
-    after = [gateway.count(part.table, within(part.column, part.ids)) for part in parts]
-    return _by_table(
-        Account(part.table, found, found - left, left, reason if left else "")
-        for part, found, left, reason in zip(parts, before, after, reasons, strict=True)
-    )
+def survey(gateway: Gateway, manifest: Manifest) -> Removal:
+    """How many rows of the run there are and what would stay, without touching one."""
+    scope = open_scope(gateway, manifest)
+    foreign = [row for table in scope.slices for row in scope.foreign(table)]
+    return Removal([Account(t, n := scope.count(t), 0, n, _kept(scope, t)) for t in scope.slices], foreign)
 
 
-def _tell(done: Callable[[str, int, int], None], table: str, found: int, gone: int) -> None:
-    done(table, gone, found)
-
-
-def _empty(gateway: Gateway, part: Slice, done: Callable[[int], None]) -> str:
-    """Delete one slice in chunks; the API's words when it refuses."""
-    gone, size = 0, CHUNK
-    pending = part.ids.split(size)
-    while pending:
-        chunk = pending.pop(0)
-        try:
-            gone += gateway.delete(part.table, within(part.column, chunk))
-        except BatchTooLarge as error:
-            if chunk.count == 1:
-                return str(error)
-            pending = [*chunk.split(-(-chunk.count // 2)), *pending]
-        except ApiError as error:
-            return f"{error} {error.hint}".strip()
-        else:
-            done(gone)
-    return ""
-
-
-def _by_table(accounts: Iterator[Account] | Sequence[Account]) -> list[Account]:
-    """The accounts summed for each table, in their order."""
-    total: dict[str, Account] = {}
-    for one in accounts:
-        sofar = total.get(one.table, Account(one.table, 0, 0, 0))
-        why = sofar.why or one.why
-        total[one.table] = Account(
-            one.table, sofar.found + one.found, sofar.removed + one.removed, sofar.left + one.left, why
+def remove(gateway: Gateway, manifest: Manifest, done: Done) -> Removal:
+    """Remove the run's rows, children first, and count what is left."""
+    found: dict[str, int] = {}
+    for number in range(ROUNDS):
+        scope = open_scope(gateway, manifest)
+        for table in scope.slices:
+            found[table] = max(found.get(table, 0), scope.count(table))
+        foreign, reasons = _round(scope, found, done)
+        left = {table: scope.count(table) for table in scope.slices}
+        unexplained = [t for t, rows in left.items() if rows > len(scope.kept.get(t, ()))]
+        if not unexplained or number + 1 == ROUNDS:
+            break
+    accounts = [
+        Account(
+            t, max(found[t], left[t]), max(found[t] - left[t], 0), left[t], _why(scope, t, reasons) if left[t] else ""
         )
-    return list(total.values())
+        for t in scope.slices
+    ]
+    return Removal(accounts, foreign)
+
+
+def _round(scope: Scope, found: dict[str, int], done: Done) -> tuple[list[Foreign], dict[str, str]]:
+    """Empty every table once. What hangs on a table's rows is looked up just before they go, not long before."""
+    foreign: list[Foreign] = []
+    reasons: dict[str, str] = {}
+    for table in scope.slices:
+        foreign += scope.foreign(table)
+        if found[table]:
+            reasons[table] = _Emptying(scope, table, found[table], done).run()
+    return foreign, reasons
+
+
+def _kept(scope: Scope, table: str) -> str:
+    kept = len(scope.kept.get(table, ()))
+    rows = "row of ours stays" if kept == 1 else "rows of ours stay"
+    return f"{kept} {rows}: rows that are not ours hang on it" if kept else ""
+
+
+def _why(scope: Scope, table: str, reasons: dict[str, str]) -> str:
+    return reasons.get(table) or _kept(scope, table) or "they came while we were removing: run the teardown again"
+
+
+class _Emptying:
+    """The deletes of one table; goes on around rows that the database refuses to delete."""
+
+    def __init__(self, scope: Scope, table: str, found: int, done: Done) -> None:
+        self.scope, self.table, self.found, self.done = scope, table, found, done
+        self.pace = Pace(size=FIRST, most=32_000)
+        self.gone, self.refused, self.why = 0, 0, ""
+
+    def run(self) -> str:
+        """Delete; the API's words when it refused."""
+        for part in self.scope.slices[self.table]:
+            if part.column == self.scope.keys.get(self.table) and part.ranges:
+                kept = self.scope.kept.get(self.table, ())
+                for span in (rest for own in part.ranges for rest in ids.without(own, kept)):
+                    self._span(part.column, span)
+            elif self.table in self.scope.kept or part.of:
+                self._by_keys(part)
+            else:
+                for span in part.ranges:
+                    self._span(part.column, span)
+        return self.why
+
+    def _span(self, column: str, span: Range) -> None:
+        """Delete the rows whose column lies in a range, in pieces as large as pays."""
+        pending = [span]
+        while pending and self.refused < MOST_REFUSED:
+            now = pending.pop()
+            if now.count > self.pace.size:
+                pending.append(now.part(self.pace.size, now.count - self.pace.size))
+                now = now.part(0, self.pace.size)
+            if not self._delete(within(column, now), now.count):
+                half = now.count // 2
+                pending += [now.part(half, now.count - half), now.part(0, half)] if half else []
+
+    def _by_keys(self, part: Slice) -> None:
+        """Delete the rows of a slice but for those that are kept, by their keys."""
+        key = self.scope.keys[self.table]
+        kept = self.scope.kept.get(self.table, set())
+        keys = [value for value in self.scope.values(part, key) if value not in kept]
+        pending = list(_parts(keys, CHUNK))
+        while pending and self.refused < MOST_REFUSED:
+            now = pending.pop()
+            if not self._delete((Filter(key, "in", now),), len(now)) and len(now) > 1:
+                pending += _parts(now, (len(now) + 1) // 2)
+
+    def _delete(self, where: Sequence[Filter], rows: int) -> bool:
+        """One delete; False when it was refused, and then nothing went."""
+        began = time.perf_counter()
+        try:
+            self.gone += self.scope.gateway.delete(self.table, where)
+        except BatchTooLarge as error:
+            self.pace.too_large(rows)
+            self._refused(error, rows)
+            return False
+        except ApiError as error:
+            if not error.sqlstate.startswith(_STAYS):
+                raise
+            self._refused(error, rows)
+            return False
+        self.pace.took(rows, time.perf_counter() - began, calm=True)
+        self.done(self.table, min(self.gone, self.found), self.found)
+        return True
+
+    def _refused(self, error: ApiError, rows: int) -> None:
+        if rows == 1:
+            self.refused += 1
+            self.why = f"{error} {error.hint}".strip()
+
+
+def _parts(keys: Iterable[object], size: int) -> list[list[object]]:
+    values = iter(keys)
+    parts = []
+    while part := list(islice(values, size)):
+        parts.append(part)
+    return parts

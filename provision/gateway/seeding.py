@@ -1,56 +1,209 @@
-"""Fill a database by a plan: batches that adapt, each safe to repeat, each table proven by a count."""
+"""Fill a database by a plan: batches that adapt, each safe to repeat, each table proven by a count.
+
+Where we choose the ids, several batches are in flight and a batch that is sent again changes nothing. Where the
+database makes them, batches go one by one, each announced before and its ids recorded after.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from provision.errors import ApiError, TargetError
-from provision.fixtures.ids import IdRange
+from provision.fixtures import manifest as journal_lines
+from provision.fixtures.ids import IdRange, Recorded
+from provision.fixtures.manifest import Batch, Manifest, OwnedTable
 from provision.fixtures.plan import Plan, TablePlan
-from provision.gateway import BatchTooLarge, Gateway, within
+from provision.gateway import BatchTooLarge, Gateway, Row, settling, within
+from provision.gateway.pace import Pace
 
-BATCH = 500
 Done = Callable[[str, int, int], None]
 """Told after each batch: table, rows written, rows in all."""
+Journal = Callable[[Mapping[str, Any]], None]
+Span = tuple[int, int]
+ADDED = 500
+"""Rows in a batch whose ids the database makes."""
 
 
-def fill(gateway: Gateway, plan: Plan, announce: Callable[[str], None], done: Done) -> None:
-    """Write every row of the plan, parents first; `announce` is called with each table's name before its first row."""
+def fill(gateway: Gateway, plan: Plan, journal: Journal, done: Done, resumed: Manifest | None = None) -> None:
+    """Write every row of the plan that is not there yet, parents first; `journal` forces a line to the disk, before
+    the request that it announces. `resumed` is the manifest of a run that was seeded in part."""
     for table in plan.tables:
-        announce(table.table)
-        written = 0
-        for batch in _batches(gateway, plan, table):
-            written += batch
-            done(table.table, written, table.rows)
-        found = gateway.count(table.table, within(table.key, table.ids))
-        if found != table.rows:
-            raise TargetError(
-                f"{table.table}: {table.rows} rows were written, but {found} are there.",
-                hint="A trigger or a policy may drop rows; look at the table's triggers.",
-            )
-
-
-def _batches(gateway: Gateway, plan: Plan, table: TablePlan) -> Iterator[int]:
-    """Write one table; yields the size of each batch that is in. Halves the batch when a statement takes too long."""
-    start, size = 0, BATCH
-    while start < table.rows:
-        stop = min(start + size, table.rows)
-        try:
-            gateway.insert(table.table, list(plan.rows(table, start, stop)), key=table.key)
-        except BatchTooLarge:
-            if size == 1:
-                raise
-            size = max(1, size // 2)
+        before = resumed.table(table.table) if resumed else None
+        journal({"event": "insert", "table": table.table})
+        if table.trace is not None:
+            _add(gateway, plan, table, before, journal, done)
             continue
-        except ApiError:
-            if not _is_in(gateway, table, start, stop):
-                raise
-        yield stop - start
-        start = stop
+        missing = [(0, table.rows)] if before is None else _missing(gateway, table, 0, table.rows)
+        _insert(gateway, plan, table, missing, done)
+        _prove(table, gateway.count(table.table, within(table.key, _ids(table, 0, table.rows))))
+
+
+def _ids(table: TablePlan, start: int, stop: int) -> IdRange:
+    assert isinstance(table.ids, IdRange)  # noqa: S101 - the other kind has a trace
+    return table.ids.part(start, stop - start)
+
+
+def _prove(table: TablePlan, found: int) -> None:
+    if found != table.rows:
+        raise TargetError(
+            f"{table.table}: {table.rows} rows were written, but {found} are there.",
+            hint="A trigger or a policy may drop rows; look at the table's triggers.",
+        )
+
+
+# -- ids that we choose
+
+
+def _missing(gateway: Gateway, table: TablePlan, start: int, stop: int) -> list[Span]:
+    """The rows that are not there, found by counting halves."""
+    found = gateway.count(table.table, within(table.key, _ids(table, start, stop)))
+    if found == stop - start:
+        return []
+    if found == 0:
+        return [(start, stop)]
+    middle = (start + stop) // 2
+    return _missing(gateway, table, start, middle) + _missing(gateway, table, middle, stop)
+
+
+def _insert(gateway: Gateway, plan: Plan, table: TablePlan, missing: Sequence[Span], done: Done) -> None:
+    """Write spans of rows; a batch that takes too long is halved, and so are all that follow."""
+    pace, todo = Pace(), deque(missing)
+    written = table.rows - sum(stop - start for start, stop in missing)
+    flying: deque[tuple[Span, Future[tuple[float, bool]]]] = deque()
+    with ThreadPoolExecutor(pace.flights, thread_name_prefix="seed") as pool:
+        while todo or flying:
+            while todo and len(flying) < pace.window:
+                start, stop = _take(todo, pace.size)
+                rows = list(plan.rows(table, start, stop))
+                flying.append(((start, stop), pool.submit(_send, gateway, table, start, rows)))
+            (start, stop), future = flying.popleft()
+            try:
+                seconds, calm = future.result()
+            except BatchTooLarge:
+                if stop - start == 1:
+                    raise
+                pace.too_large(stop - start)
+                todo.appendleft((start, stop))
+                continue
+            pace.took(stop - start, seconds, calm=calm)
+            written += stop - start
+            done(table.table, written, table.rows)
+
+
+def _take(todo: deque[Span], size: int) -> Span:
+    """The next at most `size` rows, taken off."""
+    start, stop = todo.popleft()
+    if stop - start > size:
+        todo.appendleft((start + size, stop))
+    return start, min(stop, start + size)
+
+
+def _send(gateway: Gateway, table: TablePlan, start: int, rows: Sequence[Row]) -> tuple[float, bool]:
+    """Write one batch; the seconds it took and whether it went at the first attempt."""
+    began, retries = time.perf_counter(), gateway.retries
+    try:
+        gateway.insert(table.table, rows, key=table.key)
+    except BatchTooLarge:
+        raise
+    except ApiError:
+        if not _is_in(gateway, table, start, start + len(rows)):
+            raise
+    return time.perf_counter() - began, gateway.retries == retries
 
 
 def _is_in(gateway: Gateway, table: TablePlan, start: int, stop: int) -> bool:
     """Whether a batch that was refused is there all the same: an earlier attempt, whose reply was lost, wrote it and
     a BEFORE INSERT trigger then refused the repetition."""
-    ids = IdRange(table.ids.run, table.ids.table, start, stop - start)
-    return gateway.count(table.table, within(table.key, ids)) == stop - start
+    return gateway.count(table.table, within(table.key, _ids(table, start, stop))) == stop - start
+
+
+# -- ids that the database makes
+
+
+def _add(
+    gateway: Gateway, plan: Plan, table: TablePlan, before: OwnedTable | None, journal: Journal, done: Done
+) -> None:
+    """Write the rows whose ids are not recorded yet, one batch after the other."""
+    ids = table.ids
+    assert isinstance(ids, Recorded)  # noqa: S101 - a table with a trace
+    if before is not None:
+        _recall(gateway, plan, ids, before, journal)
+    size = ADDED
+    for first, stop in _unknown(ids):
+        start = first
+        while start < stop:
+            end = min(stop, start + size)
+            try:
+                _add_batch(gateway, plan, table, (start, end), journal)
+            except BatchTooLarge:
+                if end - start == 1:
+                    raise
+                size = max(1, (end - start) // 2)
+                continue
+            start = end
+            done(table.table, start, table.rows)
+
+
+def _recall(gateway: Gateway, plan: Plan, ids: Recorded, before: OwnedTable, journal: Journal) -> None:
+    """Take over the ids that an earlier attempt recorded, and those of its batch whose reply never came."""
+    for start, told in before.told:
+        ids.record(start, [number for part in told for number in range(part.first, part.high + 1)])
+    for batch in before.unsettled:
+        if ids.known(batch.start):
+            continue
+        found = settling.numbers(settling.find(gateway, plan.run, before, batch, _parents(plan, before)), before.key)
+        if found:
+            journal(journal_lines.made(before.table, batch.start, found))
+            ids.record(batch.start, found)
+
+
+def _parents(plan: Plan, owned: OwnedTable) -> list[Any]:
+    parent = owned.trace.parent if owned.trace else None
+    if parent is None:
+        return []
+    ids = plan.table(parent).ids
+    return [ids] if isinstance(ids, IdRange) else list(ids.ranges())
+
+
+def _unknown(ids: Recorded) -> Iterator[Span]:
+    """The spans of rows whose ids are not known."""
+    start = None
+    for index in range(ids.count + 1):
+        missing = index < ids.count and not ids.known(index)
+        if missing and start is None:
+            start = index
+        elif not missing and start is not None:
+            yield start, index
+            start = None
+
+
+def _add_batch(gateway: Gateway, plan: Plan, table: TablePlan, span: Span, journal: Journal) -> None:
+    """Announce a batch, write it, record its ids."""
+    trace, ids = table.trace, table.ids
+    assert trace is not None and isinstance(ids, Recorded)  # noqa: S101, PT018
+    owned = OwnedTable(table.table, table.key, table.rows, (), trace)
+    floor = None if trace.template else gateway.last(table.table, table.key, ())
+    batch = Batch(*span, floor)
+
+    def look() -> Sequence[Row]:
+        journal(journal_lines.batch(table.table, *batch))
+        return settling.find(gateway, plan.run, owned, batch, _parents(plan, owned))
+
+    journal(journal_lines.batch(table.table, *batch))
+    rows = list(plan.rows(table, *span))
+    written = gateway.add(table.table, rows, columns=[table.key, trace.column], look=look)
+    if trace.template:
+        place = {row[trace.column]: index for index, row in enumerate(rows)}
+        written = sorted(written, key=lambda row: place.get(row[trace.column], -1))
+    if len(written) != len(rows):
+        raise TargetError(
+            f"{table.table}: {len(rows)} rows were written, but {len(written)} are there.",
+            hint="A trigger or a policy may drop or double rows; look at the table's triggers.",
+        )
+    found = settling.numbers(written, table.key)
+    journal(journal_lines.made(table.table, span[0], found))
+    ids.record(span[0], found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from provision import __version__
 from provision.errors import ApiError, ConfigError, ProvisionError, Refused, TargetError, Unreachable
 from provision.fixtures import schema as openapi
 from provision.fixtures.schema import Schema
-from provision.gateway import BatchTooLarge, Filter, Row
+from provision.gateway import BatchTooLarge, Filter, Look, Row
 from provision.gateway.retry import Notify, Transient, policy
 from provision.target import CA_VARIABLE, Target
 
@@ -33,11 +34,12 @@ _Query = Any  # supabase-py's builders share methods, not a type
 
 
 class SupabaseGateway:
-    """One supabase-py client; not for two threads at once."""
+    """One supabase-py client, whose connections several threads share."""
 
     def __init__(self, target: Target, *, notify: Notify, sleep: Callable[[float], None] = time.sleep) -> None:
         self._target = target
-        self._response: httpx.Response | None = None
+        self._latest = threading.local()  # the response that this thread got last: the library's errors do not name it
+        self.retries = 0
         self._http = httpx.Client(
             timeout=_TIMEOUT,
             verify=_trust(target.ca_file) if target.ca_file else True,
@@ -53,10 +55,14 @@ class SupabaseGateway:
             persist_session=False,
         )
         self._client: Client = create_client(target.url, target.key.reveal(), options)
-        self._retrying = policy(notify, sleep=sleep)
+        self._notify, self._sleep = notify, sleep
 
     def _remember(self, response: httpx.Response) -> None:
-        self._response = response
+        self._latest.response = response
+
+    def _again(self, text: str) -> None:
+        self.retries += 1
+        self._notify(text)
 
     def close(self) -> None:
         self._http.close()
@@ -86,7 +92,21 @@ class SupabaseGateway:
                 default_to_null=False,
             ).execute()
 
-        self._call(f"insert into {table}", write)
+        self._call(f"insert into {table}", write, divisible=True)
+
+    def add(self, table: str, rows: Sequence[Row], *, columns: Sequence[str], look: Look) -> Sequence[Row]:
+        attempts = 0
+
+        def write() -> Sequence[Row]:
+            nonlocal attempts
+            attempts += 1
+            if attempts > 1 and (found := look()):
+                return found
+            query = self._client.table(table).insert(list(rows), default_to_null=False).select(*columns)
+            data: Any = query.execute().data
+            return list(data)
+
+        return self._call(f"insert into {table}", write, divisible=True)
 
     def count(self, table: str, where: Sequence[Filter]) -> int:
         def read() -> int:
@@ -114,6 +134,14 @@ class SupabaseGateway:
 
         return self._call(f"read of {table}", read)
 
+    def last(self, table: str, column: str, where: Sequence[Filter]) -> Any:
+        def read() -> Any:
+            query = _filtered(self._client.table(table).select(column), [*where, Filter(column, "has", True)])
+            rows = query.order(column, desc=True).limit(1).execute().data
+            return rows[0][column] if rows else None
+
+        return self._call(f"read of {table}", read)
+
     def delete(self, table: str, where: Sequence[Filter]) -> int:
         if not where:
             raise ValueError("a delete without a condition")
@@ -122,21 +150,25 @@ class SupabaseGateway:
             query = self._client.table(table).delete(count=CountMethod.exact, returning=ReturnMethod.minimal)
             return _filtered(query, where).execute().count or 0
 
-        return self._call(f"delete from {table}", remove)
+        return self._call(f"delete from {table}", remove, divisible=True)
 
-    def _call(self, what: str, action: Callable[[], T]) -> T:
-        """Run one request under the retry policy, its errors mapped."""
+    def _call(self, what: str, action: Callable[[], T], *, divisible: bool = False) -> T:
+        """Run one request under the retry policy, its errors mapped; one that is not `divisible` into smaller ones is
+        tried again when it took too long."""
 
         def attempt() -> T:
-            self._response = None
+            self._latest.response = None
             try:
                 return action()
             except APIError as error:
-                raise classify(what, error, self._response) from None
+                meant = classify(what, error, self._latest.response)
+                if isinstance(meant, BatchTooLarge) and not divisible:
+                    meant = Transient(str(meant), meant)
+                raise meant from None
             except httpx.HTTPError as error:
                 raise unreachable(what, self._target.url, error) from None
 
-        return self._retrying(attempt)
+        return policy(self._again, sleep=self._sleep)(attempt)
 
 
 def _trust(ca_file: Path) -> ssl.SSLContext:
@@ -149,14 +181,23 @@ def _trust(ca_file: Path) -> ssl.SSLContext:
 
 
 def _filtered(query: _Query, where: Sequence[Filter]) -> _Query:
-    for column, operator, value in where:
-        if operator == "in":
-            query = query.in_(column, value)
-        elif operator == "is" or value is None:
-            query = query.is_(column, value)
-        else:
-            query = query.filter(column, operator, str(value).lower() if isinstance(value, bool) else value)
+    for condition in where:
+        query = _condition(query, *condition)
     return query
+
+
+def _condition(query: _Query, column: str, operator: str, value: Any) -> _Query:
+    if operator == "in":
+        return query.in_(column, value)
+    if operator == "has":
+        return query.not_.is_(column, "null")
+    if operator == "lacks":
+        return query.not_.like(column, f"*{value}*")
+    if operator == "outside":
+        return query.or_(f"{column}.is.null,{column}.lt.{value[0]},{column}.gt.{value[1]}")
+    if operator == "is" or value is None:
+        return query.is_(column, value)
+    return query.filter(column, operator, str(value).lower() if isinstance(value, bool) else value)
 
 
 def _body(response: httpx.Response) -> dict[str, Any]:
@@ -174,7 +215,7 @@ def classify(what: str, error: APIError, response: httpx.Response | None) -> Exc
     words = f"{what}: {message}" + (f" ({sqlstate})" if sqlstate else "")
     if status in _RESTRICTED:
         return Refused(f"{what}: {_RESTRICTED[status]}.", hint="Open the project's dashboard.")
-    if sqlstate == "57014" or status == 413:
+    if sqlstate in {"57014", "54000"} or status == 413:
         return BatchTooLarge(words, sqlstate=sqlstate, status=status)
     if status == 401 or sqlstate.startswith("PGRST30"):
         return Refused(f"{what}: the API does not accept the key: {message}", hint="Check SUPABASE_SECRET_KEY.")

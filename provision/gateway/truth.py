@@ -8,21 +8,21 @@ from typing import Any
 
 from provision.audit.evidence import Snapshot
 from provision.errors import ScenarioError
-from provision.fixtures.ids import IdRange
+from provision.fixtures.ids import Range
 from provision.fixtures.schema import Schema
 from provision.gateway import Filter, Gateway, within
 from provision.load.spec import Evidence, Truth
 from provision.yamlfile import unknown
 
 
-def take(gateway: Gateway, schema: Schema, truth: Truth, ids: IdRange) -> Snapshot:
+def take(gateway: Gateway, schema: Schema, truth: Truth, ids: Range) -> Snapshot:
     """Who was let in, of the tickets in `ids`."""
     consumed = None if truth.consumed is None else frozenset(_tickets(gateway, schema, truth.consumed, ids))
     entries = None if truth.entries is None else Counter(_tickets(gateway, schema, truth.entries, ids))
     return Snapshot(consumed, entries)
 
 
-def _tickets(gateway: Gateway, schema: Schema, evidence: Evidence, ids: IdRange) -> Iterable[str]:
+def _tickets(gateway: Gateway, schema: Schema, evidence: Evidence, ids: Range) -> Iterable[str]:
     """The ticket of each row that counts."""
     where = [*within(evidence.ticket, ids), *conditions(evidence.where)]
     rows = gateway.select(evidence.table, [evidence.ticket], where, key=_key(schema, evidence))

@@ -3,77 +3,167 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable
+from time import perf_counter_ns
 
-from provision.load.executors import ClosedModel, last_end, next_start
+from provision.load import schedule
+from provision.load.executors import ClosedModel, PerVuIterations, SharedIterations
 from provision.load.http import Fault, Reply
-from provision.load.session import Lane, Session
+from provision.load.schedule import Span
+from provision.load.session import Lane, Session, first_of
+from provision.load.share import Share
 
 BACK_OFF = 0.1
 """Seconds before a VU whose request could not be sent tries again."""
+_SECOND = 1_000_000_000
 
 
-async def run(session: Session, name: str, executor: ClosedModel) -> None:
-    """Carry out a closed executor to its end, its graceful stop or the user's."""
-    part = session.part(name, executor.executor, executor.vus)
-    lanes = [session.lane(part, vu) for vu in range(executor.vus)]
-    await _Vus(session, name, executor, lanes).finished()
+class Crew:
+    """The VUs of one scenario, those of this process's share."""
 
+    def __init__(self, session: Session, name: str, executor: ClosedModel) -> None:
+        self.session = session
+        self.name = name
+        self.executor = executor
+        self.began = 0
+        self.idle = asyncio.Event()
+        size = schedule.most_vus(executor)
+        part = session.part(name, executor.executor, size)
+        share = session.share.at_most(size)
+        numbers = share.within(size) if share else range(0)
+        self.left = self._iterations(share, len(numbers))
+        self.vus = [_Vu(self, session.lane(part, number)) for number in numbers]
+        self.working = len(self.vus)
 
-@dataclass(slots=True)
-class _Vus:
-    """The VUs of one scenario; call-backs all the way, since a future for each request would cost more than it."""
+    def _iterations(self, share: Share | None, vus: int) -> int | None:
+        """How many iterations this share is to do; None where time alone decides."""
+        if isinstance(self.executor, PerVuIterations):
+            return vus * self.executor.iterations
+        if isinstance(self.executor, SharedIterations):
+            return len(share.within(self.executor.iterations)) if share else 0
+        return None
 
-    session: Session
-    name: str
-    executor: ClosedModel
-    lanes: list[Lane]
-    active: int = 0
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
-    began: int = field(default_factory=time.perf_counter_ns)
+    async def prepare(self) -> None:
+        """Closed VUs connect with their first request, as k6's do."""
 
-    async def finished(self) -> None:
-        self.active = len(self.lanes)
-        for lane in self.lanes:
-            self.next(lane)
-        give_up = asyncio.get_running_loop().call_later(last_end(self.executor), self.abort)
-        try:
+    async def run(self) -> None:
+        """Carry the executor out to its end, its graceful stop or the user's."""
+        self.began = self.session.start + round(self.executor.startTime * _SECOND)
+        for vu in self.vus:
+            vu.next()
+        if self.vus:
+            await first_of(self.idle, self.session.stopping)
+        for vu in self.vus:
+            vu.dismiss()
+        if self.vus:
             await self.idle.wait()
-        finally:
-            give_up.cancel()
+        if self.left and not self.session.stopping.is_set() and self.name not in self.session.exhausted:
+            self.session.dropped[self.name] += self.left
+
+    def ended(self) -> None:
+        self.working -= 1
+        if not self.working:
+            self.idle.set()
+
+
+class _Vu:
+    """One virtual user; call-backs all the way, since a future for each request would cost more than it."""
+
+    __slots__ = (
+        "active",
+        "cancel_wait",
+        "crew",
+        "deadline",
+        "due",
+        "lane",
+        "left",
+        "pause",
+        "render",
+        "spans",
+        "ticket",
+        "watch",
+    )
+
+    def __init__(self, crew: Crew, lane: Lane) -> None:
+        self.crew = crew
+        self.lane = lane
+        self.spans = schedule.spans(crew.executor, lane.vu)
+        self.left = crew.executor.iterations if isinstance(crew.executor, PerVuIterations) else None
+        self.pause = schedule.pauses(crew.executor, f"{crew.session.job.seed}/{crew.name}/{lane.vu}")
+        self.render = crew.session.splicer(lane)
+        self.active = False
+        self.due = self.ticket = 0
+        self.deadline = 0.0
+        self.watch: Callable[[], None] | None = None
+        self.cancel_wait: Callable[[], None] | None = None
+
+    def next(self, not_before: float = 0.0) -> None:
+        """Begin the next iteration when it is due, or end."""
+        crew = self.crew
+        if crew.session.stopping.is_set() or self.left == 0 or crew.left == 0:
+            self.end()
+            return
+        now = (perf_counter_ns() - crew.began) / _SECOND
+        pause = self.pause() if self.lane.iteration else 0.0
+        found = schedule.next_start(self.spans, now + max(pause, not_before))
+        if found is None:
+            self.end()
+            return
+        start, span = found
+        self.due = crew.began + round(start * _SECOND)
+        self.be_active(span.start <= now)
+        if span.give_up != self.deadline:
+            self.give_up_at(span)
+        if start <= now:
+            self.fire()
+        else:
+            self.cancel_wait = crew.session.timer.at(self.due, self.fire)
+
+    def fire(self) -> None:
+        self.cancel_wait = None
+        crew = self.crew
+        if crew.left == 0 or (ticket := crew.session.take(crew.name)) is None:
+            self.end()
+            return
+        if crew.left is not None:
+            crew.left -= 1
+        if self.left is not None:
+            self.left -= 1
+        self.be_active(True)
+        self.ticket = ticket
+        self.lane.connection.send(self.render(ticket, self.lane.iteration), self.done)
+
+    def done(self, reply: Reply) -> None:
+        self.crew.session.record(self.lane, self.ticket, self.due, reply)
+        self.lane.iteration += 1
+        self.next(BACK_OFF if reply.fault is Fault.NOT_SENT else 0.0)
+
+    def give_up_at(self, span: Span) -> None:
+        """Watch over the span's iterations: what is still in flight when it is given up is aborted."""
+        if self.watch is not None:
+            self.watch()
+        self.deadline = span.give_up
+        self.watch = self.crew.session.timer.at(self.crew.began + round(span.give_up * _SECOND), self.abort)
 
     def abort(self) -> None:
-        for lane in self.lanes:
-            lane.connection.abort("the graceful stop is over")
+        if self.lane.connection.busy:
+            self.lane.connection.abort("the graceful stop is over")
 
-    def next(self, lane: Lane, not_before: float = 0.0) -> None:
-        """Let the VU begin its next iteration when it is due, or end."""
-        now = (time.perf_counter_ns() - self.began) / 1e9
-        start = None if self.session.stopping.is_set() else next_start(self.executor, lane.iteration, now)
-        if start is None:
+    def dismiss(self) -> None:
+        """End now, if between two iterations."""
+        if self.cancel_wait is not None:
+            self.cancel_wait()
+            self.cancel_wait = None
             self.end()
-            return
-        start = max(start, now + not_before)
-        due = self.began + int(start * 1e9)
-        if start <= now:
-            self.fire(lane, due)
-        else:
-            asyncio.get_running_loop().call_later(start - now, self.fire, lane, due)
 
-    def fire(self, lane: Lane, due: int) -> None:
-        if self.session.stopping.is_set() or (ticket := self.session.take(self.name)) is None:
-            self.end()
-            return
-        lane.connection.send(self.session.request(ticket, lane), partial(self.done, lane, ticket, due))
-
-    def done(self, lane: Lane, ticket: int, due: int, reply: Reply) -> None:
-        self.session.record(lane, ticket, due, reply)
-        lane.iteration += 1
-        self.next(lane, BACK_OFF if reply.fault is Fault.NOT_SENT else 0.0)
+    def be_active(self, active: bool) -> None:
+        if active is not self.active:
+            self.active = active
+            self.crew.session.active += 1 if active else -1
 
     def end(self) -> None:
-        self.active -= 1
-        if not self.active:
-            self.idle.set()
+        self.be_active(False)
+        if self.watch is not None:
+            self.watch()
+            self.watch = None
+        self.crew.ended()

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import IO
+from itertools import zip_longest
+from time import perf_counter_ns
+from typing import IO, Any
 
 import uvloop
 
-from provision.load import closed, race
+from provision.load import spec
+from provision.load.course import Course, frozen_garbage
+from provision.load.executors import ConstantVus, OpenModel
 from provision.load.http import Reply
+from provision.load.ledger import Ledger
 from provision.load.outcomes import Outcome
-from provision.load.pulse import Pulse
-from provision.load.results import CANARY, NO_TICKET, Results
+from provision.load.pool import Pool
+from provision.load.results import CANARY, NO_TICKET, Generator, Journal, Results, Sample
 from provision.load.session import Job, Session
-from provision.load.spec import ConstantVus, PerVuIterations, Race
+from provision.load.share import Share
+from provision.load.tally import Tally
+from provision.load.workers import Workers
 
-TICK = 0.25
+JUDGE_EVERY_NS = 2_000_000_000
+"""How often thresholds that may end a run are looked at, as in k6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,47 +46,121 @@ class Progress:
 
 Watch = Callable[[Progress], None]
 CanaryCheck = Callable[[list[tuple[Outcome, Reply]]], None]
+Abort = Callable[[Results, Tally, float], str]
+"""From what is known so far and the seconds since the load began: why to end it, or nothing."""
 
 
-def run(job: Job, journal: IO[bytes], *, watch: Watch, check_canary: CanaryCheck) -> Results:
+def run(
+    job: Job,
+    journal: IO[bytes],
+    *,
+    watch: Watch,
+    check_canary: CanaryCheck,
+    abort: Abort | None = None,
+    processes: int = 1,
+) -> Results:
     """Carry out the job; `journal` receives the records as they come, `check_canary` may raise to stop before the load.
 
     The first SIGINT or SIGTERM ends it in order (in-flight requests are awaited), the second at once. OSError when the
     journal cannot be written.
     """
-    return uvloop.run(_run(job, journal, watch, check_canary))
+    return uvloop.run(_Run(job, Ledger(journal, live=abort is not None), watch, abort, processes).run(check_canary))
 
 
-async def _run(job: Job, journal: IO[bytes], watch: Watch, check_canary: CanaryCheck) -> Results:
-    started = datetime.now(UTC).isoformat(timespec="milliseconds")
-    session = Session(job, journal)
-    with _signals(session):
+class _Run:
+    """One run, in this process and its workers."""
+
+    def __init__(self, job: Job, ledger: Ledger, watch: Watch, abort: Abort | None, processes: int) -> None:
+        self.job = job
+        self.ledger = ledger
+        self.watch = watch
+        self.abort = abort
+        self.processes = processes
+        self.started = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self.aborted = ""
+        self.judged = 0
+        executors = job.scenario.scenarios.values()
+        self.total = max((executor.startTime + _planned(executor) for executor in executors), default=0.0)
+
+    async def run(self, check_canary: CanaryCheck) -> Results:
+        races, keep = self.job.scenario.races, spec.race_tickets(self.job.scenario)
+        pool = Pool(len(self.job.tickets), reuse=self.job.scenario.tickets == "reuse", keep=keep, keepers=races)
+        self.session = Session(self.job, pool, Share(0, self.processes))
+        self.course = Course(self.session)
         try:
-            check_canary(await _canary(session))
-            async with Pulse() as pulse:
-                await _load(session, watch)
+            with _signals(self.session):
+                try:
+                    check_canary(await _canary(self.session))
+                finally:
+                    self._flush()
+                others = await self._load()
+                return self._results([self.course.summary(), *others], self.ledger.close(), pool.used)
         finally:
-            session.close()
-    if session.refused:
-        raise session.refused
-    journal.flush()
-    return Results(
-        started=started,
-        elapsed=(time.perf_counter_ns() - session.began) / 1e9,
-        parts=tuple(session.parts),
-        tickets=tuple(ticket["id"] for ticket in job.tickets[: session.taken]),
-        rounds=tuple(session.rounds),
-        races=tuple(session.races),
-        winners=job.scenario.winners,
-        promise=job.scenario.promise,
-        generator=pulse.summary(),
-        samples=tuple(session.samples.values()),
-        connections=sum(connection.connects for connection in session.connections),
-        bytes_sent=sum(connection.bytes_sent for connection in session.connections),
-        exhausted=tuple(session.exhausted),
-        interrupted=session.stopping.is_set(),
-        journal=bytes(session.kept),
-    )
+            self.session.close()
+            pool.close()
+
+    async def _load(self) -> list[dict[str, Any]]:
+        """Run the load here and in the workers; what the workers know at the end."""
+        async with Workers(self.session, self.processes - 1, self.ledger) as workers:
+            await self.course.prepare()
+            with frozen_garbage():
+                self.session.start = self.judged = await workers.start()
+                await self.course.run(self._tick)
+            return await workers.finish()
+
+    def _flush(self) -> None:
+        self.ledger.add(bytes(self.session.fresh))
+        self.session.fresh.clear()
+        if self.ledger.refused:
+            self.session.stopping.set()
+
+    def _tick(self) -> None:
+        self._flush()
+        now = perf_counter_ns()
+        outcomes = self.ledger.outcomes()
+        elapsed = (now - self.session.began) / 1e9
+        running = tuple(self.course.running)
+        self.watch(Progress(running, elapsed, self.total, sum(outcomes.values()), outcomes, len(self.session.rounds)))
+        if self.abort and self.ledger.tally and not self.aborted and now - self.judged >= JUDGE_EVERY_NS:
+            self.judged = now
+            so_far = self._results([self.course.summary()], b"", 0)
+            self.aborted = self.abort(so_far, self.ledger.tally, (now - self.session.start) / 1e9)
+            if self.aborted:
+                self.session.stopping.set()
+
+    def _results(self, summaries: Sequence[dict[str, Any]], journal: Journal, used: int) -> Results:
+        bodies = {(o, s): body for summary in reversed(summaries) for o, s, body in summary["samples"]}
+        counts = self.ledger.counts()
+        dropped: Counter[str] = Counter()
+        for summary in summaries:
+            dropped.update(summary["dropped"])
+        return Results(
+            started=self.started,
+            elapsed=(perf_counter_ns() - self.session.began) / 1e9,
+            parts=tuple(self.session.parts),
+            tickets=tuple(ticket["id"] for ticket in self.job.tickets[:used]),
+            rounds=tuple(self.session.rounds),
+            generator=_worst([summary["generator"] for summary in summaries]),
+            samples=tuple(Sample(str(o), s, body, counts[o, s]) for (o, s), body in bodies.items()),
+            connections=sum(summary["connections"] for summary in summaries),
+            bytes_sent=sum(summary["bytes_sent"] for summary in summaries),
+            exhausted=tuple(dict.fromkeys(name for summary in summaries for name in summary["exhausted"])),
+            interrupted=self.session.interrupted,
+            journal=journal,
+            dropped=dict(dropped),
+            vus=tuple(map(sum, zip_longest(*(summary["vus"] for summary in summaries), fillvalue=0))),
+            aborted=self.aborted,
+            processes=len(summaries),
+            races=tuple(self.session.races),
+            winners=self.job.scenario.winners,
+            promise=self.job.scenario.promise,
+        )
+
+
+def _worst(generators: Sequence[Generator]) -> Generator:
+    """The worst of each figure over all processes."""
+    columns = zip(*((g.cpu, g.lag_p50, g.lag_p99, g.lag_max) for g in generators), strict=True)
+    return Generator(*map(max, columns))
 
 
 @contextmanager
@@ -86,7 +168,7 @@ def _signals(session: Session) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
-        loop.add_signal_handler(number, session.stop)
+        loop.add_signal_handler(number, session.interrupt)
     try:
         yield
     finally:
@@ -102,43 +184,7 @@ async def _canary(session: Session) -> list[tuple[Outcome, Reply]]:
     return [] if ticket is None else [await session.ask(lane, which) for which in (ticket, ticket, NO_TICKET)]
 
 
-async def _load(session: Session, watch: Watch) -> None:
-    """Run all scenarios of the file, each from its start time on."""
-    scenarios = session.job.scenario.scenarios
-    running: dict[str, None] = {}
-    total = max((executor.startTime + _planned(executor) for executor in scenarios.values()), default=0.0)
-    ticker = asyncio.create_task(_tick(session, watch, running, total))
-    try:
-        async with asyncio.TaskGroup() as group:
-            for name, executor in scenarios.items():
-                group.create_task(_scenario(session, name, executor, running))
-    finally:
-        ticker.cancel()
-
-
-async def _scenario(
-    session: Session, name: str, executor: ConstantVus | PerVuIterations | Race, running: dict[str, None]
-) -> None:
-    if executor.startTime and await session.stopped_within(executor.startTime):
-        return
-    running[name] = None
-    try:
-        if isinstance(executor, Race):
-            await race.run(session, name, executor)
-        else:
-            await closed.run(session, name, executor)
-    finally:
-        del running[name]
-
-
-async def _tick(session: Session, watch: Watch, running: Mapping[str, None], total: float) -> None:
-    while True:
-        await asyncio.sleep(TICK)
-        elapsed = (time.perf_counter_ns() - session.began) / 1e9
-        requests = session.outcomes.total()
-        watch(Progress(tuple(running), elapsed, total, requests, session.outcomes, len(session.rounds)))
-
-
-def _planned(executor: ConstantVus | PerVuIterations | Race) -> float:
+def _planned(executor: spec.AnyExecutor) -> float:
     """Seconds that a part is expected to take; what has no set length counts little."""
-    return executor.duration if isinstance(executor, ConstantVus) else 5.0
+    set_length = isinstance(executor, ConstantVus | OpenModel) or hasattr(executor, "stages")
+    return executor.length if set_length else 5.0

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from provision.errors import ConfigError
@@ -54,6 +54,11 @@ class Origin:
     port: int
     tls: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
     tls2: ssl.SSLContext | None = field(default=None, repr=False, compare=False)  # the same trust, HTTP/2 offered first
+    ca_file: Path | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process makes its own TLS context from the same file."""
+        return Origin.parse, (f"{self.scheme}://{self.authority}", self.ca_file)
 
     @classmethod
     def parse(cls, url: str, ca_file: Path | None = None) -> Origin:
@@ -70,9 +75,9 @@ class Origin:
         if not _HOST.fullmatch(host) or port == 0:
             raise ConfigError("the target's URL has no valid host and port")
         if parts.scheme == "http":
-            return cls(parts.scheme, host, port or 80)
+            return cls(parts.scheme, host, port or 80, ca_file=ca_file)
         contexts = _tls_context(ca_file, "http/1.1"), _tls_context(ca_file, "h2", "http/1.1")
-        return cls(parts.scheme, host, port or 443, *contexts)
+        return cls(parts.scheme, host, port or 443, *contexts, ca_file)
 
     @property
     def authority(self) -> str:

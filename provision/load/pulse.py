@@ -3,46 +3,61 @@ the server's latency."""
 
 from __future__ import annotations
 
-import asyncio
 import time
-from types import TracebackType
-from typing import Self
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import perf_counter_ns
 
+from provision.load.histogram import Histogram
 from provision.load.results import Generator
+from provision.load.timer import Timer
 
-BEAT = 0.01
+BEAT_NS = 10_000_000
 
 
 class Pulse:
-    """Between enter and exit, a beat every 10 ms whose lateness is kept."""
+    """While it is beating, a beat every 10 ms whose lateness is kept."""
 
     def __init__(self) -> None:
-        self._late: list[float] = []
-        self._task: asyncio.Task[None] | None = None
+        self._late = Histogram()
         self._wall = self._cpu = 0.0
 
-    async def __aenter__(self) -> Self:
+    @asynccontextmanager
+    async def beating(self, timer: Timer) -> AsyncIterator[None]:
+        """Beat by the timer until the block ends."""
+        due = 0
+        living = True
+
+        def beat() -> None:
+            nonlocal due
+            now = perf_counter_ns()
+            if due:
+                self._late.update([now - due])
+            if living:
+                due = now + BEAT_NS
+                timer.at(due, beat)
+
         self._wall, self._cpu = -time.perf_counter(), -time.process_time()
-        self._task = asyncio.create_task(self._beat())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._wall += time.perf_counter()
-        self._cpu += time.process_time()
-        if self._task:
-            self._task.cancel()
-
-    async def _beat(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + BEAT
-            await asyncio.sleep(BEAT)
-            self._late.append(max(0.0, loop.time() - due))
+        beat()
+        try:
+            yield
+        finally:
+            living = False
+            self._wall += time.perf_counter()
+            self._cpu += time.process_time()
 
     def summary(self) -> Generator:
-        """CPU share (0 to 1 of a core) and lateness in ms; loop time ticks in ms, so less than that is not seen."""
-        late = sorted(self._late) or [0.0]
-        at = [late[min(len(late) - 1, int(share * len(late)))] * 1000 for share in (0.5, 0.99)]
-        return Generator(self._cpu / self._wall if self._wall > 0 else 0.0, at[0], at[1], late[-1] * 1000)
+        """CPU share (0 to 1 of a core) and lateness in ms."""
+        late = list(self._late) or [(0, 1)]
+        total = sum(times for _, times in late)
+        cpu = self._cpu / self._wall if self._wall > 0 else 0.0
+        return Generator(cpu, _at(late, 0.5 * total), _at(late, 0.99 * total), late[-1][0] / 1e6)
+
+
+def _at(late: list[tuple[int, int]], rank: float) -> float:
+    """The lateness of this rank, in ms."""
+    for value, times in late:
+        rank -= times
+        if rank < 0:
+            return value / 1e6
+    return late[-1][0] / 1e6

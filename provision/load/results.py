@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import struct
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from io import BytesIO
+from typing import IO, Any, NamedTuple
 
 from provision.load.outcomes import OUTCOMES, Outcome
 
-_RECORD = struct.Struct("<HBxHxxIIiiqqqqI4x")
+_RECORD = struct.Struct("<HBxHxxIIiiqqqqIff4x")
 SIZE = _RECORD.size
 NO_TICKET = 0xFFFFFFFF
 """The ticket number of a request for a ticket that does not exist."""
@@ -33,25 +36,38 @@ class Record(NamedTuple):
     first: int
     last: int
     received: int
+    connecting: float = 0.0  # ns that it waited for a connection to be made
+    handshaking: float = 0.0  # ns that it waited for a TLS handshake
 
     @property
     def named(self) -> Outcome:
         return OUTCOMES[self.outcome]
 
 
+pack_fields = _RECORD.pack
+"""The fields of a record, the ticket signed, as they stand in `results.bin`."""
+
+
 def pack(record: Record) -> bytes:
     """The record as it stands in `results.bin`."""
-    part, outcome, status, vu, iteration, round_, ticket, due, sent, first, last, received = record
-    return _RECORD.pack(part, outcome, status, vu, iteration, round_, _signed(ticket), due, sent, first, last, received)
+    return pack_fields(*record._replace(ticket=-1) if record.ticket == NO_TICKET else record)
 
 
-def _signed(ticket: int) -> int:
-    return -1 if ticket == NO_TICKET else ticket
-
-
-def _unpack(fields: tuple[int, ...]) -> Record:
+def _unpack(fields: tuple[Any, ...]) -> Record:
     record = Record(*fields)
     return record._replace(ticket=NO_TICKET) if record.ticket == -1 else record
+
+
+Journal = bytes | mmap.mmap
+
+
+def read_back(journal: IO[bytes]) -> Journal:
+    """All records that were written to a journal, without reading a file into memory."""
+    if isinstance(journal, BytesIO):
+        return journal.getvalue()
+    journal.flush()
+    size = os.fstat(journal.fileno()).st_size
+    return mmap.mmap(journal.fileno(), size, access=mmap.ACCESS_READ) if size else b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +132,8 @@ class Raced:
 
 @dataclass(frozen=True, slots=True)
 class Generator:
-    """How the tool itself fared: CPU share of one core and lateness of its loop, in ms."""
+    """How the tool itself fared: CPU share of one core and lateness of its loop, in ms; of several processes, the worst
+    of each."""
 
     cpu: float
     lag_p50: float
@@ -136,8 +153,9 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A whole run. `tickets[n]` is the id of the ticket that records call n; `winners` and `promise` are the
-    scenario's."""
+    """A whole run. `tickets[n]` is the id of the ticket that records call n; `journal` is all records, in memory or
+    as a mapped file. `dropped` are the iterations of each part that found no free VU or no time, `vus` the active VUs
+    in each second, `aborted` the threshold that ended the run; `winners` and `promise` are the scenario's."""
 
     started: str
     elapsed: float
@@ -150,7 +168,11 @@ class Results:
     bytes_sent: int
     exhausted: tuple[str, ...]
     interrupted: bool
-    journal: bytes
+    journal: Journal
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    vus: tuple[int, ...] = ()
+    aborted: str = ""
+    processes: int = 1
     races: tuple[Raced, ...] = ()
     winners: int = 1
     promise: str = "winners"
@@ -164,10 +186,10 @@ class Results:
 
     def to_json(self) -> dict[str, Any]:
         """All but the records, for `results.json`."""
-        return {name: value for name, value in asdict(self).items() if name != "journal"}
+        return {name: value for name, value in asdict(replace(self, journal=b"")).items() if name != "journal"}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any], journal: bytes) -> Results:
+    def from_json(cls, data: dict[str, Any], journal: Journal) -> Results:
         """The results as `to_json` and `results.bin` keep them; a record that a crash cut short is left out."""
         return cls(
             **{
@@ -179,6 +201,7 @@ class Results:
                 "generator": Generator(**data["generator"]),
                 "samples": tuple(Sample(**sample) for sample in data["samples"]),
                 "exhausted": tuple(data["exhausted"]),
+                "vus": tuple(data.get("vus", ())),
             },
             journal=journal[: len(journal) // SIZE * SIZE],
         )

@@ -1,18 +1,22 @@
-"""A session: what the executors of one run share while it is under way. Tickets, connections, the journal, the stop."""
+"""A session: what the executors of a run share while it is under way: tickets, connections, records, the stop."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING
+from time import perf_counter_ns
+from typing import TYPE_CHECKING
 
 from provision.load.http import Origin, Reply
 from provision.load.outcomes import NUMBER, Classifier, Outcome
-from provision.load.results import NO_ROUND, NO_TICKET, Part, Raced, Record, Round, Sample, pack
+from provision.load.pool import Pool
+from provision.load.request import escaped
+from provision.load.results import NO_ROUND, NO_TICKET, Part, Raced, Round, pack_fields
+from provision.load.share import Share
+from provision.load.timer import Timer
 from provision.load.wire import Connection
 
 if TYPE_CHECKING:
@@ -60,28 +64,41 @@ class Lane(Place):
 
 
 class Session:
-    """The state of one run; every request goes out through `request` and comes back through `record`."""
+    """The state of one run in one process; every request goes out through `request` and comes back to `record`."""
 
-    def __init__(self, job: Job, journal: IO[bytes]) -> None:
+    def __init__(self, job: Job, pool: Pool, share: Share = Share(), began: int | None = None) -> None:  # noqa: B008
         self.job = job
-        self.journal = journal
-        self.kept = bytearray()
+        self.pool = pool
+        self.share = share
+        self.timer = Timer()
+        self.fresh = bytearray()
         self.parts: list[Part] = []
         self.rounds: list[Round] = []
         self.races: list[Raced] = []
         self.connections: list[Link] = []
-        self.outcomes: Counter[str] = Counter()
-        self.samples: dict[tuple[str, int], Sample] = {}
+        self.samples: dict[tuple[Outcome, int], str] = {}
         self.exhausted: dict[str, None] = {}
+        self.dropped: Counter[str] = Counter()
         self.stopping = asyncio.Event()
-        self.refused: OSError | None = None
-        self.taken = 0
-        self.began = time.perf_counter_ns()
+        self.giving_up = asyncio.Event()
+        self.interrupted = False
+        self.active = 0
+        self.began = self.start = perf_counter_ns() if began is None else began
+        self._classify = job.classify
+        self._splicers: dict[int, Callable[[int, int], bytes]] = {}
+        self._columns = self._spliced()
+
+    def _spliced(self) -> dict[str, list[bytes]]:
+        """The values of the tickets' tokens as they stand in requests, by token and ticket."""
+        wanted = {token: token.removeprefix("ticket.") for token in self.job.template.tokens if token[:7] == "ticket."}
+        return {token: [escaped(ticket[name]) for ticket in self.job.tickets] for token, name in wanted.items()}
 
     def part(self, name: str, executor: str, vus: int, *, measured: bool = True) -> int:
-        """Open a part of the run; its number."""
-        self.parts.append(Part(name, executor, vus, measured))
-        return len(self.parts) - 1
+        """Open a part of the run, or find it; its number."""
+        part = Part(name, executor, vus, measured)
+        if part not in self.parts:
+            self.parts.append(part)
+        return self.parts.index(part)
 
     def lane(self, part: int, vu: int) -> Lane:
         """A VU with a connection of its own."""
@@ -96,53 +113,44 @@ class Session:
 
     def take(self, name: str) -> int | None:
         """The number of the next unused ticket; None, and noted for the part `name`, when there is none left."""
-        if self.taken == len(self.job.tickets):
+        ticket = self.pool.take(name)
+        if ticket is None:
             self.exhausted[name] = None
-            return None
-        self.taken += 1
-        return self.taken - 1
+        return ticket
 
     def request(self, ticket: int, lane: Place) -> bytes:
         """The bytes that ask about a ticket."""
-        known = _absent(self.job.tickets[0]) if ticket == NO_TICKET else self.job.tickets[ticket]
-        fields = {f"ticket.{name}": value for name, value in known.items()}
-        return self.job.template.render({**self.job.values, **fields, "vu": lane.vu + 1, "iter": lane.iteration + 1})
+        if ticket == NO_TICKET:
+            fields = {f"ticket.{name}": value for name, value in _absent(self.job.tickets[0]).items()}
+            own = {"vu": lane.vu + 1, "iter": lane.iteration + 1}
+            return self.job.template.render({**self.job.values, **fields, **own})
+        return self.splicer(lane)(ticket, lane.iteration)
+
+    def splicer(self, lane: Place) -> Callable[[int, int], bytes]:
+        """What makes a VU's requests, from ticket and iteration."""
+        if lane.vu not in self._splicers:
+            form = self.job.template.form({**self.job.values, "vu": lane.vu + 1})
+            self._splicers[lane.vu] = form.splicer(self._columns)
+        return self._splicers[lane.vu]
 
     def record(self, lane: Place, ticket: int, due: int, reply: Reply, round_: int = NO_ROUND) -> Outcome:
         """Name a reply and write it down."""
-        outcome = self.job.classify(reply)
+        outcome = self._classify(reply)
+        status, body, sent, first, last, _, detail, connecting, handshaking = reply
         since = self.began
-        record = Record(
-            lane.part, NUMBER[outcome], reply.status, lane.vu, lane.iteration, round_, ticket, due - since,
-            reply.sent - since if reply.sent else 0, reply.first - since if reply.first else 0, reply.last - since,
-            len(reply.body),
+        self.fresh += pack_fields(
+            lane.part, NUMBER[outcome], status, lane.vu, lane.iteration, round_,
+            ticket if ticket != NO_TICKET else -1, due - since, sent - since if sent else 0,
+            first - since if first else 0, last - since, len(body), connecting, handshaking,
         )  # fmt: skip
-        self._write(pack(record))
-        self.outcomes[outcome] += 1
-        if outcome is not Outcome.ADMITTED:
-            self._sample(outcome, reply)
+        if outcome is not Outcome.ADMITTED and (outcome, status) not in self.samples:  # the first of each kind
+            self.samples[outcome, status] = detail or body[:SAMPLE_BYTES].decode(errors="replace")
         return outcome
-
-    def _write(self, packed: bytes) -> None:
-        """Keep a record; a disk that refuses it ends the run in order, since no call-back may raise."""
-        self.kept += packed
-        try:
-            self.journal.write(packed)
-        except OSError as error:
-            self.refused = error
-            self.stopping.set()
-
-    def _sample(self, outcome: Outcome, reply: Reply) -> None:
-        """Keep the first reply of each kind, and count the others."""
-        kind = (str(outcome), reply.status)
-        seen = self.samples.get(kind)
-        body = seen.body if seen else (reply.detail or reply.body[:SAMPLE_BYTES].decode(errors="replace"))
-        self.samples[kind] = Sample(str(outcome), reply.status, body, (seen.count if seen else 0) + 1)
 
     async def ask(self, lane: Lane, ticket: int) -> tuple[Outcome, Reply]:
         """One request on its own."""
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        due = time.perf_counter_ns()
+        due = perf_counter_ns()
         lane.connection.send(self.request(ticket, lane), answer.set_result)
         reply = await answer
         outcome = self.record(lane, ticket, due, reply)
@@ -155,16 +163,41 @@ class Session:
             await asyncio.wait_for(self.stopping.wait(), seconds)
         return self.stopping.is_set()
 
-    def stop(self) -> None:
-        """The first time: begin nothing new. The second: give up what is in flight."""
-        if self.stopping.is_set():
-            for connection in self.connections:
-                connection.abort("interrupted")
+    async def stopped_before(self, moment: int) -> bool:
+        """Wait for a moment (ns); True as soon as the run is asked to stop."""
+        reached = asyncio.Event()
+        cancel = self.timer.at(moment, reached.set)
+        await first_of(reached, self.stopping)
+        cancel()
+        return self.stopping.is_set()
+
+    def interrupt(self) -> None:
+        """The user's stop. The first time: begin nothing new. The second: give up what is in flight."""
+        if self.interrupted:
+            self.give_up()
+        self.interrupted = True
         self.stopping.set()
+
+    def give_up(self) -> None:
+        """Abort whatever is in flight."""
+        self.giving_up.set()
+        for connection in self.connections:
+            connection.abort("interrupted")
 
     def close(self) -> None:
         for connection in self.connections:
             connection.close()
+        self.timer.close()
+
+
+async def first_of(*events: asyncio.Event) -> None:
+    """Wait until one of the events is set."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in waiting:
+            one.cancel()
 
 
 def _absent(ticket: Mapping[str, str]) -> dict[str, str]:

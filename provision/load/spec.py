@@ -11,32 +11,10 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from provision import yamlfile
 from provision.errors import ScenarioError
-from provision.load import overtaking
+from provision.load import executors, overtaking, schedule
+from provision.load.executors import ClosedModel, ConstantArrivalRate, ConstantVus, Count, Duration, OpenModel
 from provision.load.outcomes import NAMEABLE
 from provision.yamlfile import StrictModel, unknown
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
-
-
-def seconds(value: Any) -> float:
-    """Seconds of a duration in k6's words: `1m30s`, `100ms`, or a number of milliseconds."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
-        return value / 1000
-    if isinstance(value, str) and _DURATION.fullmatch(value):
-        return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value))
-    raise ValueError(f"{value!r} is no duration; write 1m30s, 10s or 100ms")
-
-
-def text(value: float) -> str:
-    """A duration in k6's words: 70.0 is `1m10s`."""
-    minutes, rest = divmod(round(value, 3), 60)
-    return (f"{minutes:g}m" if minutes else "") + (f"{rest:g}s" if rest or not minutes else "")
-
-
-Duration = Annotated[float, BeforeValidator(seconds), PlainSerializer(text, return_type=str)]
-Count = Annotated[int, Field(ge=1, strict=True)]
 
 
 class Request(StrictModel):
@@ -95,38 +73,15 @@ class Truth(StrictModel):
         return self
 
 
-class _Executor(StrictModel):
-    startTime: Duration = 0.0  # noqa: N815 - k6's word
-    gracefulStop: Duration = 30.0  # noqa: N815
-    pause: Duration = 0.0
+class Limit(StrictModel):
+    """A threshold in k6's long form: `abortOnFail` ends the run as soon as it fails, from `delayAbortEval` on."""
+
+    threshold: str
+    abortOnFail: Annotated[bool, Field(strict=True)] = False  # noqa: N815 - k6's word
+    delayAbortEval: Duration = 0.0  # noqa: N815
 
 
-class ConstantVus(_Executor):
-    """`vus` scan one ticket after the other until `duration` is over."""
-
-    executor: Literal["constant-vus"]
-    vus: Count = 1
-    duration: Annotated[Duration, Field(gt=0)]
-
-    @property
-    def end(self) -> float:
-        return self.startTime + self.duration
-
-
-class PerVuIterations(_Executor):
-    """Each of `vus` scans `iterations` tickets, within `maxDuration`."""
-
-    executor: Literal["per-vu-iterations"]
-    vus: Count = 1
-    iterations: Count = 1
-    maxDuration: Annotated[Duration, Field(gt=0)] = 600.0  # noqa: N815
-
-    @property
-    def end(self) -> float:
-        return self.startTime + self.maxDuration
-
-
-class Race(_Executor):
+class Race(executors.Executor):
     """`rounds` times, `vus` scanners are released together on one fresh ticket.
 
     With `stopOnBroken` the first round with too many winners is the last one; left open, that is so in CI.
@@ -141,11 +96,12 @@ class Race(_Executor):
     maxDuration: Annotated[Duration, Field(gt=0)] = 600.0  # noqa: N815
 
     @property
-    def end(self) -> float:
-        return self.startTime + self.maxDuration
+    def length(self) -> float:
+        return self.maxDuration
 
 
-Executor = Annotated[ConstantVus | PerVuIterations | Race, Field(discriminator="executor")]
+AnyExecutor = ClosedModel | OpenModel | Race
+Executor = Annotated[AnyExecutor, Field(discriminator="executor")]
 
 
 def _winners(value: Any) -> Any:
@@ -179,7 +135,8 @@ class Scenario(StrictModel):
     winners: Annotated[int, BeforeValidator(_winners), PlainSerializer(_winners_text)] = 1
     promise: Literal["winners", "idempotent"] = "winners"
     scenarios: Annotated[dict[str, Executor], Field(min_length=1)]
-    thresholds: dict[str, list[str] | str] = Field(default_factory=dict)
+    tickets: Literal["once", "reuse"] = "once"
+    thresholds: dict[str, list[str | Limit] | str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _outcomes(self) -> Scenario:
@@ -209,34 +166,25 @@ def override(
         raise ScenarioError("--vus: a race needs at least 2 VUs.")
     parts = dict(scenario.scenarios)
     for part in scenario.scenarios.values():
-        if duration is not None and isinstance(part, ConstantVus):
-            shift = duration - part.duration
+        if duration is not None and isinstance(part, ConstantVus | ConstantArrivalRate):
+            end, shift = part.startTime + part.duration, duration - part.duration
             parts |= {
                 other: late.model_copy(update={"startTime": late.startTime + shift})
                 for other, late in parts.items()
-                if scenario.scenarios[other].startTime >= part.end
+                if scenario.scenarios[other].startTime >= end
             }
+    asked = {"vus": vus, "duration": duration, "rounds": rounds}
     for name, part in parts.items():
-        changes: dict[str, Any] = {} if vus is None else {"vus": vus}
-        if duration is not None and isinstance(part, ConstantVus):
-            changes["duration"] = duration
-        if rounds is not None and isinstance(part, Race):
-            changes["rounds"] = rounds
+        changes = {key: value for key, value in asked.items() if value is not None and key in type(part).model_fields}
         if isinstance(part, Race) and part.stopOnBroken is None:
             changes["stopOnBroken"] = ci
         parts[name] = part.model_copy(update=changes)
     return scenario.model_copy(update={"scenarios": parts})
 
 
-def most_tickets(executor: ConstantVus | PerVuIterations | Race) -> int | None:
+def most_tickets(executor: AnyExecutor) -> int | None:
     """The largest number of tickets that an executor can use; None when nothing bounds it (no pause, no count)."""
-    if isinstance(executor, Race):
-        return executor.rounds
-    if isinstance(executor, PerVuIterations):
-        return executor.vus * executor.iterations
-    if executor.pause <= 0:
-        return None
-    return executor.vus * (int(executor.duration / executor.pause + 1e-9) + 1)
+    return executor.rounds if isinstance(executor, Race) else schedule.most_iterations(executor)
 
 
 def tickets_needed(scenario: Scenario) -> tuple[int, list[str]]:
@@ -250,15 +198,29 @@ def tickets_needed(scenario: Scenario) -> tuple[int, list[str]]:
                 hint="Give it a pause, or say how many tickets with --tickets.",
             )
         total += most + control_tickets(executor)
-        words.append(f"{name} {most}" + (f" + {control_tickets(executor)}" if control_tickets(executor) else ""))
+        if isinstance(executor, Race):
+            words.append(f"{name} {most} + {control_tickets(executor)}")
+        else:
+            words.append(f"{name} {most} ({schedule.why(executor)})")
     return total, words
+
+
+def race_tickets(scenario: Scenario) -> int:
+    """The tickets that all races of a scenario need together; these are never used twice."""
+    return sum(race.rounds + control_tickets(race) for race in scenario.races.values())
+
+
+def processes_needed(scenario: Scenario, cores: int) -> int:
+    """How many processes a scenario's load is worth, at most one for each core."""
+    rate = sum(schedule.peak_rate(part) for part in scenario.scenarios.values() if not isinstance(part, Race))
+    return max(1, min(cores, math.ceil(rate / schedule.PER_PROCESS)))
 
 
 CANARY_TICKETS = 1
 CONTROL_SCANS = 10
 
 
-def control_tickets(executor: ConstantVus | PerVuIterations | Race) -> int:
+def control_tickets(executor: AnyExecutor) -> int:
     """Tickets that a race uses at most to find out how many requests the server works on at once."""
     if not isinstance(executor, Race):
         return 0

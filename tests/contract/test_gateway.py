@@ -143,7 +143,7 @@ def test_a_plan_is_filled_seen_and_emptied_to_the_last_row(gateway: Gateway) -> 
         free = Truth(consumed=Evidence(table="tickets", where={"is_used": False}))
         assert len(truth.take(gateway, gateway.schema(), free, ids).consumed or ()) == 41
     finally:
-        accounts = removal.remove(gateway, owned, lambda *_: None)
+        accounts = removal.remove(gateway, owned, lambda *_: None).accounts
     assert {a.table: a.left for a in accounts} == dict.fromkeys((a.table for a in accounts), 0)
     assert sum(account.removed for account in accounts) >= 41
 

@@ -24,6 +24,7 @@ KEY = "sb_secret_abcdefghijklmnopqrstuv_12345678"
 REF = "abcdefghijklmnopqrst"
 HOSTED = f"https://{REF}.supabase.co"
 RECIPE = bundled.find("seeds", "event-night")[1]
+COUNT = next(line for line in RECIPE.splitlines() if line.startswith("count: "))
 SCENARIO = bundled.find("scenarios", "quick")[1]
 
 
@@ -178,9 +179,9 @@ def _changed(source: str, old: str, new: str) -> str:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("count: 100", "count: 0", "greater than or equal to 1"),
-        ("count: 100", "count: 10000001", "less than or equal to"),
-        ("count: 100", "count: many", "valid integer"),
+        (COUNT, "count: 0", "greater than or equal to 1"),
+        (COUNT, "count: 10000001", "less than or equal to"),
+        (COUNT, "count: many", "valid integer"),
         ("rows: 1", "rows: 0", "a row count is at least 1"),
         ("rows: 1", "rows: tickets/0", "is no row count"),
         ("rows: 1", "rows: [1]", "r.yaml:"),

@@ -41,10 +41,17 @@ export function keyResolver({ secretKey, publishableKey, jwtSecret }) {
   };
 }
 
-function createApp(config, connection, resolve) {
+/** The schemas that the API shows: `public` first, then every other one that service_role may use. */
+const SCHEMAS = `
+  select nspname as name from pg_namespace
+   where nspname !~ '^pg_' and nspname not in ('information_schema', 'auth', 'extensions')
+     and has_schema_privilege('service_role', oid, 'usage')
+   order by nspname <> 'public', nspname`;
+
+function createApp(config, connection, resolve, schemas) {
   return new App({
     connection,
-    api: { enabled: true, schemas: ["public"], max_rows: 1000, pg_safe_update: true },
+    api: { enabled: true, schemas, max_rows: 1000, pg_safe_update: true },
     auth: { enabled: true, jwt_secret: config.jwtSecret },
     options: {
       server: { admin: false, disableStudio: true, apiKeys: { resolver: async (key) => resolve(key) } },
@@ -55,10 +62,20 @@ function createApp(config, connection, resolve) {
 /** `{fetch, firstRequest}` for one configuration, with the schema cache following `NOTIFY pgrst`. */
 export async function createApi(config, connection) {
   const resolve = keyResolver(config);
-  const app = createApp(config, connection, resolve);
+  let schemas = [];
+  let app;
+  const readSchemas = async () => {
+    const found = (await connection.driver.unsafe(SCHEMAS)).map(({ name }) => name);
+    if (app && found.join() === schemas.join()) return;
+    schemas = found;
+    app = createApp(config, connection, resolve, schemas);
+  };
+  await readSchemas();
   await app.ensureSystemSchema();
   const reload = async (payload) => {
-    if (RELOAD.has(payload)) await connection.clearSchemaCache();
+    if (!RELOAD.has(payload)) return;
+    await readSchemas();
+    await connection.clearSchemaCache();
   };
   // also after a reconnection: a notification may have been missed meanwhile
   await connection.driver.listen("pgrst", reload, () => reload(""));
@@ -66,7 +83,9 @@ export async function createApi(config, connection) {
   async function describe(request) {
     const key = resolve(request.headers.get("apikey") ?? "");
     if (key?.type !== "secret") return app.fetch(request);
-    const document = await openapi(connection.driver, key.claims.role, new URL(request.url).host);
+    const schema = request.headers.get("accept-profile") ?? "public";
+    if (!schemas.includes(schema)) return app.fetch(request);
+    const document = await openapi(connection.driver, key.claims.role, schema, new URL(request.url).host);
     return json(200, document, { "Content-Type": "application/openapi+json; charset=utf-8" });
   }
 

@@ -7,7 +7,7 @@ import { answered, isLost, normalized } from "./errors.mjs";
 
 const ACQUIRE_MS = 10_000; // PostgREST's db-pool-acquisition-timeout
 const PREPARE_UP_TO = 24; // parameters; larger statements are one-off batches and would only fill the backends' caches
-const MAX_PARAMETERS = 65_534; // the protocol's limit; PostgREST sends one JSON document instead
+const MAX_PARAMETERS = 65_533; // the driver hangs on more; PostgREST sends one JSON document instead
 const TIMEOUTS = { anon: "3s" }; // Supabase's statement timeouts; every other role has 8 s
 const BEGIN = "begin;";
 const COMMIT = CompiledQuery.raw("commit");

@@ -27,7 +27,7 @@ const COLUMNS = `
     join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     join pg_type t on t.oid = a.atttypid
     left join pg_attrdef d on d.adrelid = c.oid and d.adnum = a.attnum
-   where n.nspname = 'public' and c.relkind in ('r', 'v', 'm', 'f', 'p') and not c.relispartition
+   where n.nspname = $2 and c.relkind in ('r', 'v', 'm', 'f', 'p') and not c.relispartition
      and (has_table_privilege($1, c.oid, 'select, insert, update, delete')
           or has_any_column_privilege($1, c.oid, 'select, insert, update'))
    order by c.relname, a.attnum`;
@@ -41,7 +41,7 @@ const FUNCTIONS = `
                      from generate_series(1, p.pronargs) as i), '[]') as arguments
     from pg_proc p
     join pg_namespace n on n.oid = p.pronamespace
-   where n.nspname = 'public' and p.prokind = 'f'
+   where n.nspname = $2 and p.prokind = 'f'
      and p.prorettype not in ('trigger'::regtype, 'event_trigger'::regtype)
      and has_function_privilege($1, p.oid, 'execute')
    order by p.proname`;
@@ -181,16 +181,16 @@ function parametersOf(tables) {
   return all;
 }
 
-/** The Swagger 2.0 document of what `role` may use in the schema `public`; `sql` is the driver, `host` the API's own. */
-export async function openapi(sql, role, host) {
-  const [columns, functions] = await Promise.all([sql.unsafe(COLUMNS, [role]), sql.unsafe(FUNCTIONS, [role])]);
+/** The Swagger 2.0 document of what `role` may use in `schema`; `sql` is the driver, `host` the API's own. */
+export async function openapi(sql, role, schema, host) {
+  const [columns, functions] = await Promise.all([sql.unsafe(COLUMNS, [role, schema]), sql.unsafe(FUNCTIONS, [role, schema])]);
   const tables = [...Map.groupBy(columns, (column) => column.table_name)];
   const paths = { "/": { get: { tags: ["Introspection"], summary: "OpenAPI description (this document)" } } };
   for (const [name, own] of tables) paths[`/${name}`] = tablePath(name, own);
   for (const one of functions) paths[`/rpc/${one.name}`] = functionPath(one);
   return {
     swagger: "2.0",
-    info: { description: "", title: "standard public schema", version: "14.1" },
+    info: { description: "", title: `standard ${schema} schema`, version: "14.1" },
     host,
     basePath: "/",
     schemes: ["http"],

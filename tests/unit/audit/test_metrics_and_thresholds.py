@@ -1,34 +1,41 @@
 import math
 import statistics
+from collections import Counter
 
 import pytest
-from histories import CANARY, CONTROL, History, good
+from histories import CANARY, CONTROL, MS, History, good
 from hypothesis import given
 from hypothesis import strategies as st
 
 from provision.audit import thresholds
-from provision.audit.metrics import KINDS, Metrics, Trend
+from provision.audit.metrics import KINDS, Gauge, Metrics, Trend
+from provision.load.spec import Limit
+
+
+def trend_of(values: list[float]) -> Trend:
+    return Trend.of(Counter(values).items())
+
 
 numbers = st.lists(st.floats(0, 1e6), min_size=2, max_size=300)
 
 
 @given(numbers, st.floats(0, 100))
 def test_percentiles_are_k6s_linear_interpolation(values: list[float], percent: float) -> None:
-    found = Trend(tuple(sorted(values))).percentile(percent)
+    found = trend_of(values).percentile(percent)
     assert min(values) <= found <= max(values)
     cuts = statistics.quantiles(values, n=100, method="inclusive")
-    assert Trend(tuple(sorted(values))).percentile(95) == pytest.approx(cuts[94], rel=1e-9, abs=1e-9)
+    assert trend_of(values).percentile(95) == pytest.approx(cuts[94], rel=1e-9, abs=1e-9)
 
 
 @given(numbers)
 def test_the_interval_holds_the_percentile(values: list[float]) -> None:
-    trend = Trend(tuple(sorted(values)))
+    trend = trend_of(values)
     low, high = trend.interval(95)
     assert low <= trend.percentile(95) <= high
 
 
 def test_a_trend_without_samples_has_no_value() -> None:
-    assert all(math.isnan(Trend(()).statistic(name)) for name in ("avg", "min", "med", "max", "p(95)"))
+    assert all(math.isnan(Trend.of([]).statistic(name)) for name in ("avg", "min", "med", "max", "p(95)"))
 
 
 def test_the_scan_metrics_count_what_the_replies_were() -> None:
@@ -136,3 +143,66 @@ def test_a_limit_inside_the_interval_straddles() -> None:
     metrics = Metrics(history.results())
     assert thresholds.judge(thresholds.parse("scan_duration", "p(50)<21", []), metrics).straddles
     assert not thresholds.judge(thresholds.parse("scan_duration", "p(50)<39.5", []), metrics).straddles
+
+
+def test_ks_long_form_is_understood() -> None:
+    limit = Limit(threshold="p(95)<200", abortOnFail=True, delayAbortEval="10s")
+    wanted = thresholds.parse("scan_duration", limit, [])
+    assert (wanted.expression, wanted.abort_on_fail, wanted.delay) == ("p(95)<200", True, 10)
+
+
+@pytest.mark.parametrize(("elapsed", "reason"), [(9.9, ""), (10, "successful_scans count<10")])
+def test_a_failed_threshold_ends_the_run_after_its_delay(elapsed: float, reason: str) -> None:
+    limit = Limit(threshold="count<10", abortOnFail=True, delayAbortEval="10s")
+    wanted = [thresholds.parse("successful_scans", limit, [])]
+    assert thresholds.reason_to_stop(wanted, Metrics(good().results()), elapsed) == reason
+
+
+@pytest.mark.parametrize(
+    ("metric", "limit"),
+    [
+        ("successful_scans", Limit(threshold="count<10")),
+        ("successful_scans", Limit(threshold="count>10", abortOnFail=True)),
+        ("scan_duration{outcome:error}", Limit(threshold="p(95)<1", abortOnFail=True)),
+    ],
+)
+def test_what_has_not_failed_or_was_not_told_to_ends_nothing(metric: str, limit: Limit) -> None:
+    assert thresholds.reason_to_stop([thresholds.parse(metric, limit, [])], Metrics(good().results()), 99) == ""
+
+
+def test_the_median_has_an_interval_too() -> None:
+    history = History()
+    for ticket in range(40):
+        history.ask("admitted", ticket, ms=ticket)
+    judged = thresholds.judge(thresholds.parse("scan_duration", "med<21", []), Metrics(history.results()))
+    assert judged.straddles
+
+
+def test_latency_from_due_is_kept_beside_latency_from_send() -> None:
+    history = History()
+    history.ask("admitted", 0, ms=5)
+    late = history.records[0]
+    history.records[0] = late._replace(due=late.sent - 7 * MS)
+    metrics = Metrics(history.results())
+    assert metrics.get("http_req_duration").statistic("max") == 5
+    assert metrics.get("http_req_response_time").statistic("max") == 12
+
+
+def test_dropped_iterations_are_counted_for_each_scenario() -> None:
+    history = good()
+    history.changes = {"dropped": {"burst": 3, "race": 1}}
+    metrics = Metrics(history.results())
+    assert metrics.get("dropped_iterations").statistic("count") == 4
+    assert metrics.get("dropped_iterations{scenario:burst}").statistic("count") == 3
+
+
+def test_active_vus_are_the_last_that_were_seen() -> None:
+    history = good()
+    history.changes = {"vus": (3, 10, 7)}
+    assert Metrics(history.results()).get("vus") == Gauge(7, 3, 10)
+
+
+@pytest.mark.parametrize("metric", ["data_sent{scenario:burst}", "vus{outcome:admitted}", "vus_max{scenario:race}"])
+def test_what_is_known_of_the_whole_run_only_has_no_tags(metric: str) -> None:
+    with pytest.raises(ValueError, match="whole run only"):
+        thresholds.parse(metric, "count>0" if "data" in metric else "value>0", ["burst", "race"])

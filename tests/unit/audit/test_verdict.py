@@ -1,6 +1,7 @@
 """The verdict is true: beside each promise stands the fault that breaks it."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 from histories import CANARY, MS, PARTS, RACE, History, good
@@ -12,7 +13,7 @@ from provision.audit.evidence import Snapshot, gather
 from provision.audit.promises import Finding, Status
 from provision.audit.verdict import Verdict, judge
 from provision.errors import ExitCode
-from provision.load.results import NO_TICKET, Generator, Probe, Raced, Results, Sample
+from provision.load.results import NO_TICKET, Generator, Part, Probe, Raced, Results, Sample
 
 
 def verdict(history: History, *expressions: tuple[str, str]) -> Verdict:
@@ -400,3 +401,58 @@ def test_race_is_not_part_of_the_burst() -> None:
     assert metrics.outcomes("burst") == {"admitted": 50}
     assert sum(metrics.outcomes("race").values()) == 200
     assert RACE == 3
+
+
+def arrivals(late_ms: float, **changes: Any) -> History:
+    """Fifty arrivals, the last of which were sent late."""
+    history = History(parts=(PARTS[0], Part("door", "constant-arrival-rate", 20, measured=True)), changes=changes)
+    for ticket in range(50):
+        history.admit(ticket, part=1)
+    history.records = [r._replace(due=r.sent - int(late_ms * MS)) if r.ticket > 45 else r for r in history.records]
+    return history
+
+
+def test_sends_that_were_late_are_the_tools_fault_not_the_servers() -> None:
+    judged = verdict(arrivals(late_ms=25))
+    assert judged.exit_code == ExitCode.INCONCLUSIVE
+    assert "late by 25.00 ms (p99), more than 10 ms: the tool was slow, not the server" in judged.headline
+
+
+def test_sends_in_time_pass() -> None:
+    assert verdict(arrivals(late_ms=1)).status is Status.PASS
+
+
+def test_waiting_for_a_connection_is_no_lateness_of_ours() -> None:
+    history = arrivals(late_ms=25)
+    history.records = [r._replace(connecting=20e6, handshaking=4e6) if r.ticket > 45 else r for r in history.records]
+    assert verdict(history).status is Status.PASS
+
+
+def test_dropped_arrivals_are_inconclusive() -> None:
+    judged = verdict(arrivals(late_ms=1, dropped={"door": 12}))
+    assert judged.status is Status.INCONCLUSIVE
+    assert "12 iterations found no free VU" in judged.headline
+
+
+def test_iterations_without_time_are_inconclusive() -> None:
+    parts = (PARTS[0], Part("once", "per-vu-iterations", 2, measured=True))
+    history = History(parts=parts, changes={"dropped": {"once": 3}})
+    history.admit(0, part=1)
+    assert "3 iterations found no time" in verdict(history).headline
+
+
+def test_a_run_that_a_threshold_ended_fails() -> None:
+    history = good()
+    history.changes = {"aborted": "scan_duration p(95)<1"}
+    assert verdict(history).exit_code == ExitCode.FAIL
+
+
+def test_a_limit_inside_the_interval_is_said() -> None:
+    history = History()
+    for ticket in range(40):
+        history.admit(ticket, ms=ticket)
+    found = [
+        f.statement for f in verdict(history, ("scan_duration", "p(50)<21")).findings if f.promise.startswith("thr")
+    ]
+    assert "95 % interval" in found[0]
+    assert "another run could go the other way" in found[0]

@@ -1,22 +1,27 @@
 """The engine against a gate on loopback that keeps its own count."""
 
+import gc
+import mmap
 import os
 import signal
+import tempfile
 from collections import Counter
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import gate as gates
 import pytest
 from gate import Gate
 
 from provision import bundled
+from provision.audit import thresholds
 from provision.audit.evidence import Snapshot
+from provision.audit.metrics import Metrics
 from provision.audit.promises import Status
 from provision.audit.verdict import judge
-from provision.errors import ScenarioError, Unreachable
+from provision.errors import ProvisionError, ScenarioError, Unreachable
 from provision.fixtures.ids import row_id
 from provision.load import engine, spec
 from provision.load.engine import Progress
@@ -26,15 +31,17 @@ from provision.load.overtaking import SlowRead
 from provision.load.request import Template
 from provision.load.results import Results
 from provision.load.session import Job
+from provision.load.spec import Limit
+from provision.load.tally import Tally
 from provision.rehearsal import check_canary
 
 TICKETS = [row_id("r", 1, n) for n in range(400)]
 SOURCE = bundled.find("scenarios", "scanner-burst")[1].split("scenarios:")[0]
 
 
-def job(gate: Gate, scenarios: dict[str, Any], tickets: int = 400, timeout: str = "5s") -> Job:
+def job(gate: Gate, scenarios: dict[str, Any], tickets: int = 400, timeout: str = "5s", use: str = "once") -> Job:
     """A job for the gate with these scenarios."""
-    text = SOURCE.replace("rpc:", f"timeout: {timeout}\n  rpc:")
+    text = SOURCE.replace("rpc:", f"timeout: {timeout}\n  rpc:") + f"tickets: {use}\n"
     parsed = spec.parse(Path("s.yaml"), text + f"scenarios: {scenarios}".replace("'", '"'))
     origin = Origin.parse(gate.url)
     template = Template(parsed.request, origin, {"apikey": "k"}, frozenset({"id"}))
@@ -43,8 +50,8 @@ def job(gate: Gate, scenarios: dict[str, Any], tickets: int = 400, timeout: str 
     return Job(parsed, origin, template, classifier(parsed.outcomes), fields, {}, seed="s", slow_read=read)
 
 
-def run(wanted: Job, journal: BytesIO | None = None, watch: engine.Watch = lambda _: None) -> Results:
-    return engine.run(wanted, journal or BytesIO(), watch=watch, check_canary=check_canary)
+def run(wanted: Job, journal: IO[bytes] | None = None, watch: engine.Watch = lambda _: None, **more: Any) -> Results:
+    return engine.run(wanted, journal or BytesIO(), watch=watch, check_canary=check_canary, **more)
 
 
 def outcomes(results: Results, part: str) -> Counter[str]:
@@ -250,6 +257,151 @@ def test_progress_tells_what_runs_and_how_far_it_is() -> None:
     told: list[Progress] = []
     with gates.serving(gates.racy, TICKETS) as gate:
         run(job(gate, {"burst": {**BURST["burst"], "duration": "600ms"}}), watch=told.append)
-    assert told[-1].running == ("burst",)
+    assert told[0].running == ("burst",)
     assert 0 < told[0].elapsed < told[-1].elapsed
     assert told[-1].outcomes["admitted"] > 4
+
+
+ARRIVING = {"door": {"executor": "constant-arrival-rate", "rate": 200, "duration": "500ms", "preAllocatedVUs": 20}}
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_processes_share_vus_and_tickets_and_lose_no_record(processes: int) -> None:
+    both = {**ONCE, **ARRIVING, "race": {**RACE["race"], "rounds": 5, "startTime": "1s"}}
+    with gates.serving(gates.correct, TICKETS) as gate:
+        results = run(job(gate, both), processes=processes)
+        verdict = judge(results, snapshot(gate), ())
+    asked = Counter(asked["p_ticket_id"] for asked in gate.seen)
+    assert results.processes == processes
+    assert outcomes(results, "once") == {"admitted": 15} or outcomes(results, "once").total() == 15
+    assert outcomes(results, "door").total() + results.dropped.get("door", 0) == 100
+    assert len(results) == len(gate.seen)
+    assert {ticket for ticket, times in asked.items() if times > 1} == {
+        TICKETS[0], *(results.tickets[r.ticket] for r in results.rounds)
+    }  # fmt: skip
+    assert not [f for f in verdict.findings if f.status is Status.FAIL]
+    vus = {record.vu for record in results.records() if results.parts[record.part].name == "once"}
+    assert vus == {0, 1, 2}
+
+
+def test_processes_start_together() -> None:
+    with gates.serving(gates.racy, TICKETS) as gate:
+        results = run(job(gate, {"burst": {**BURST["burst"], "vus": 2}}), processes=2)
+    first = {vu: min(r.due for r in results.records() if r.part == 1 and r.vu == vu) for vu in (0, 1)}
+    assert first[0] == pytest.approx(first[1], abs=1e6)
+
+
+def test_an_interrupt_stops_every_process() -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.requests > 20:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with gates.serving(gates.racy, TICKETS) as gate:
+        results = run(job(gate, {"burst": {**BURST["burst"], "duration": "60s"}}), watch=interrupt, processes=2)
+        verdict = judge(results, snapshot(gate), ())
+    assert verdict.exit_code == 105
+    assert len(results) == len(gate.seen)
+    assert results.elapsed < 10
+
+
+def test_a_second_interrupt_gives_up_what_is_in_flight_in_every_process() -> None:
+    async def after_the_canary(gate: Gate, ticket: str) -> dict[str, Any]:
+        return await (gates.racy if len(gate.seen) <= 3 else gates.silent)(gate, ticket)
+
+    def interrupt(progress: Progress) -> None:
+        del progress
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with gates.serving(after_the_canary, TICKETS) as gate:
+        results = run(
+            job(gate, {"burst": {**BURST["burst"], "duration": "60s"}}, timeout="60s"), watch=interrupt, processes=2
+        )
+    assert outcomes(results, "burst") == {"unknown": 4}
+    assert results.elapsed < 10
+
+
+def test_a_process_that_is_killed_is_an_error_not_a_verdict() -> None:
+    def kill(progress: Progress) -> None:
+        if progress.requests > 10:
+            for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
+                if b"provision.load.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    os.kill(int(child), signal.SIGKILL)
+
+    with gates.serving(gates.racy, TICKETS) as gate:
+        with pytest.raises(ProvisionError, match="ended early"):
+            run(job(gate, {"burst": {**BURST["burst"], "duration": "60s"}}), watch=kill, processes=2)
+
+
+def test_running_out_of_tickets_in_several_processes_uses_each_once() -> None:
+    with gates.serving(gates.racy, TICKETS) as gate:
+        results = run(job(gate, {"burst": {**BURST["burst"], "duration": "20s"}}, tickets=60), processes=2)
+    assert results.exhausted == ("burst",)
+    assert Counter(Counter(a["p_ticket_id"] for a in gate.seen).values()) == {1: 59 + 1, 2: 1}  # and the canary's ghost
+
+
+def test_reuse_goes_round_the_tickets_but_races_have_their_own() -> None:
+    both = {**ONCE, "race": {**RACE["race"], "rounds": 3, "startTime": "500ms"}}
+    with gates.serving(gates.correct, TICKETS) as gate:
+        results = run(job(gate, both, tickets=3 + 20 + 50 + 4, use="reuse"))
+        verdict = judge(results, snapshot(gate), ())
+    assert results.exhausted == ()
+    assert outcomes(results, "once").total() == 15
+    assert outcomes(results, "race")["admitted"] == 3
+    assert verdict.status is Status.PASS, verdict.headline
+
+
+def test_a_threshold_may_end_the_run_and_fails_it() -> None:
+    told: list[float] = []
+
+    def abort(results: Results, tally: Tally, elapsed: float) -> str:
+        told.append(elapsed)
+        limits = [thresholds.parse("successful_scans", Limit(threshold="count<10", abortOnFail=True), [])]
+        return thresholds.reason_to_stop(limits, Metrics(results, tally), elapsed)
+
+    forever = {"burst": {**BURST["burst"], "duration": "60s", "pause": "100ms"}}
+    with gates.serving(gates.racy, TICKETS) as gate:
+        results = run(job(gate, forever), abort=abort)
+        verdict = judge(results, snapshot(gate), ())
+    assert results.aborted == "successful_scans count<10"
+    assert results.elapsed < 10
+    assert len(told) == 1
+    assert verdict.exit_code == 99
+    assert "ended by the threshold successful_scans count<10" in verdict.headline
+
+
+def test_arrivals_find_their_connections_made() -> None:
+    with gates.serving(gates.racy, TICKETS) as gate:
+        results = run(job(gate, ARRIVING))
+    metrics = Metrics(results)
+    assert metrics.get("http_req_connecting{scenario:door}").statistic("max") == 0
+    assert metrics.get("http_req_response_time").statistic("max") >= metrics.get("http_req_duration").statistic("max")
+    assert metrics.get("http_reqs{scenario:door}").statistic("count") + results.dropped.get("door", 0) == 100
+
+
+def test_a_file_as_journal_is_read_back_without_copying_it(tmp_path: Path) -> None:
+    with gates.serving(gates.racy, TICKETS) as gate, (tmp_path / "results.bin").open("w+b") as file:
+        results = run(job(gate, ONCE), file)
+    assert isinstance(results.journal, mmap.mmap)
+    assert (tmp_path / "results.bin").read_bytes() == results.journal[:]
+    assert len(list(results.records())) == 3 + 15
+    assert Results.from_json(results.to_json(), results.journal[:]).to_json() == results.to_json()
+
+
+def test_active_vus_are_counted_every_second() -> None:
+    with gates.serving(gates.racy, TICKETS) as gate:
+        results = run(job(gate, {"burst": {**BURST["burst"], "duration": "1200ms", "pause": "200ms"}}))
+    assert results.vus == (4,)
+
+
+def test_requests_leave_nothing_behind_in_memory() -> None:
+    """What grows with the number of requests is the journal alone."""
+
+    def grown(seconds: str) -> int:
+        with gates.serving(gates.instant, TICKETS) as gate, tempfile.TemporaryFile() as journal:
+            wanted = job(gate, {"burst": {"executor": "constant-vus", "vus": 4, "duration": seconds}}, use="reuse")
+            session_sizes: list[int] = []
+            results = run(wanted, journal, watch=lambda _: session_sizes.append(len(gc.get_objects())))
+            assert len(results) > 200
+        return session_sizes[-1] - session_sizes[0]
+
+    assert grown("1500ms") < 2_000

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from provision import bundled
 from provision.load import spec
-from provision.load.outcomes import NAMEABLE, OUTCOMES, Outcome, classifier
-from provision.load.spec import Rule
 from provision.load.http import Fault, Reply
+from provision.load.outcomes import NAMEABLE, OUTCOMES, Outcome, classifier, decode
+from provision.load.spec import Rule
 
 RULES = spec.parse(*bundled.find("scenarios", "scanner-burst")).outcomes
 ROW = {"success": False, "already_scanned": False, "scanned_at": None, "scanned_by": None, "error_message": None}
@@ -122,3 +122,63 @@ def test_whatever_comes_has_exactly_one_name(body: bytes, status: int) -> None:
 
 def test_what_only_the_wire_can_say_cannot_be_claimed_by_a_rule() -> None:
     assert {"not_sent", "unknown", "unclassified"} & NAMEABLE == set()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda v: st.lists(v) | st.dictionaries(st.text(), v),
+)
+encodings = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le"])
+
+
+@given(
+    json_values,
+    st.sampled_from(["", " ", "\n", "\t ", "x", "\0", "[", "{}"]),
+    st.sampled_from(["", " ", "\n", "x", "\0", "]"]),
+    encodings,
+)
+def test_a_reply_is_decoded_as_the_json_module_decodes_it(value: Any, before: str, after: str, encoding: str) -> None:
+    body = (before + json.dumps(value) + after).encode(encoding)
+    _assert_same_decoding(body)
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_decoded_as_the_json_module_decodes_them(body: bytes) -> None:
+    _assert_same_decoding(body)
+
+
+def _assert_same_decoding(body: bytes) -> None:
+    try:
+        expected = json.loads(body)
+    except ValueError:
+        assert type(decode(body)) is object
+        return
+    if isinstance(expected, list) and len(expected) == 1:
+        expected = expected[0]
+    assert repr(decode(body)) == repr(expected)
+
+
+rows = st.dictionaries(st.sampled_from(["success", "code", "a.b", "message"]), json_values, max_size=4)
+
+
+@given(st.one_of(rows, rows.map(lambda row: [row]), json_values), st.sampled_from([200, 400, 409]), json_values)
+def test_the_short_way_to_an_outcome_leads_where_the_long_one_does(body: Any, status: int, wanted: Any) -> None:
+    rules: dict[str, Any] = {
+        "admitted": Rule(path="success", equals=wanted),
+        "busy": Rule(path="message", equals=None),
+        "conflict": Rule(path="code", equals=True),
+        "not_found": Rule(path="code", one_of=[wanted, 1]),
+    }
+    decoded = decode(json.dumps(body).encode())
+    expected = next((n for n, rule in rules.items() if _fits(rule, decoded)), None)
+    found = named(body, status, rules)
+    assert found == expected if expected else found not in rules or status >= 400
+
+
+def _fits(rule: Rule, decoded: Any) -> bool:
+    """What the rule says, written down once more and slowly."""
+    if not isinstance(decoded, dict) or rule.path not in decoded:
+        return False
+    value = decoded[rule.path]
+    wanted = rule.one_of if rule.one_of is not None else [rule.equals]
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in wanted)

@@ -1,0 +1,37 @@
+"""How many rows go into a request and how many requests are in flight: more while it pays, fewer when it hurts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SMALLEST_GAIN = 1.1
+LONGEST = 2.0
+"""Seconds that a request may take and batches still grow; the API ends a statement after 8."""
+
+
+@dataclass(slots=True)
+class Pace:
+    """`size` rows a request, `window` requests at once; told of each request that ended."""
+
+    size: int = 500
+    most: int = 8_000
+    flights: int = 4
+    window: int = 1
+    _rates: dict[int, float] = field(default_factory=dict)
+
+    def took(self, rows: int, seconds: float, *, calm: bool) -> None:
+        """A request went well; `calm` when none had to be sent again. Doubles the size if the last doubling paid."""
+        self.window = min(self.flights, self.window + 1) if calm else 1
+        if rows != self.size or not calm:
+            return
+        rate = rows / max(seconds, 1e-6)
+        if rate < SMALLEST_GAIN * self._rates.get(rows // 2, 0) or seconds > LONGEST:
+            self.most = self.size
+            return
+        self._rates[rows] = rate
+        self.size = min(self.most, self.size * 2)
+
+    def too_large(self, rows: int) -> None:
+        """A request of so many rows was refused: half of it is the most from now on, and one request at a time."""
+        self.most = self.size = max(1, min(self.most, rows // 2))
+        self.window = self.flights = 1

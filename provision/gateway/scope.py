@@ -1,0 +1,242 @@
+"""What is ours in a database, and what else hangs on it.
+
+Ours are the rows whose keys a manifest announced, and those that the app wrote about them in tables which the recipe
+names. Every other row that references one of them is somebody else's: it is reported, and what it references is kept,
+for a delete of that might take it along (ON DELETE CASCADE, which the API does not show).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, NamedTuple
+
+from provision.fixtures.ids import Id, Range
+from provision.fixtures.manifest import Manifest
+from provision.fixtures.schema import Schema
+from provision.gateway import Filter, Gateway, settling, within
+
+CHUNK = 100
+"""Keys in a URL, which must stay below 16 kB."""
+Where = tuple[Filter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Rows of ours in one table: those whose `column` lies in `ranges`, or is the key of a row of the slices `of`."""
+
+    table: str
+    column: str
+    ranges: tuple[Range, ...]
+    of: tuple[Slice, ...] = ()
+
+
+class Foreign(NamedTuple):
+    """A row that is not ours and references one that is; `key` as far as its table has a single one."""
+
+    table: str
+    key: Id | None
+    column: str
+    parent: str
+    value: Any
+
+    def __str__(self) -> str:
+        row = f"{self.table} {self.key}" if self.key is not None else f"a row of {self.table}"
+        return f"{row} references {self.parent} {self.value} by {self.column}"
+
+
+@dataclass(slots=True)
+class Scope:
+    """The slices of a run by table, children first, and the keys of ours that must stay, by table."""
+
+    gateway: Gateway
+    schema: Schema
+    slices: Mapping[str, tuple[Slice, ...]]
+    keys: Mapping[str, str]
+    parents: Mapping[tuple[str, str], str]
+    kept: dict[str, set[Id]] = field(default_factory=dict)
+
+    def count(self, table: str) -> int:
+        """How many rows of ours a table holds."""
+        return sum(self.gateway.count(table, where) for part in self.slices[table] for where in self.where(part))
+
+    def where(self, part: Slice) -> Iterator[Where]:
+        """The conditions under which rows belong to a slice, each row meeting one of them."""
+        for ids in part.ranges:
+            yield within(part.column, ids)
+        for above in part.of:
+            for keys in _chunks(self.values(above, self.keys[above.table])):
+                yield (Filter(part.column, "in", keys),)
+
+    def values(self, part: Slice, column: str) -> Iterator[Any]:
+        """A column's values in the rows of a slice."""
+        for where in self.where(part):
+            for row in self.gateway.select(part.table, [column], where, key=self.keys[part.table]):
+                yield row[column]
+
+    def foreign(self, table: str) -> list[Foreign]:
+        """The rows of others that reference rows of ours in `table`; those of ours are kept from now on."""
+        found: list[Foreign] = []
+        for child, column, referenced in self._references(table):
+            for part in self.slices[table]:
+                found += self._strangers(child, column, part, referenced)
+        blocked = {row.value: row for row in found}
+        if blocked:
+            self._keep(table, blocked.values())
+        self._keep_parents(table)
+        return found
+
+    def unnamed(self) -> list[Foreign]:
+        """The first row of each (table, column) that references ours and is not ours."""
+        found = []
+        for table, parts in self.slices.items():
+            for child, column, referenced in self._references(table):
+                strangers = (row for part in parts for row in self._strangers(child, column, part, referenced))
+                found += [row for row in [next(strangers, None)] if row]
+        return found
+
+    def _references(self, table: str) -> list[tuple[str, str, str]]:
+        """Every (table, column, referenced column) that points at a table, by the live schema or by the recipe."""
+        seen = {(child, column): referenced for child, column, referenced in self.schema.referencing(table)}
+        for (child, column), parent in self.parents.items():
+            if parent == table and child in self.schema.tables:
+                seen.setdefault((child, column), self.keys[table])
+        return [(child, column, referenced) for (child, column), referenced in seen.items()]
+
+    def _strangers(self, child: str, column: str, part: Slice, referenced: str) -> Iterator[Foreign]:
+        """The rows of a table that point into a slice and are in none of ours."""
+        ours = self.slices.get(child, ())
+        outside = [Filter(own.column, "outside", (ids.low, ids.high)) for own in ours for ids in own.ranges]
+        few = len(outside) <= 8  # more would not fit a URL: then rows are told apart here
+        single = self.schema.tables[child].key
+        key = single.name if single else self.keys.get(child, column)
+        wanted = sorted({column, key, *(own.column for own in ours)})
+        for where in self._pointing(child, column, part, referenced):
+            for row in self.gateway.select(child, wanted, [*where, *(outside if few else ())], key=key):
+                if not any(self._holds(own, row) for own in ours):
+                    yield Foreign(child, row[key] if key != column else None, column, part.table, row[column])
+
+    def _pointing(self, child: str, column: str, part: Slice, referenced: str) -> Iterator[Where]:
+        """The conditions under which a row points into a slice."""
+        if referenced == part.column and part.ranges:
+            yield from (within(column, ids) for ids in part.ranges)
+            return
+        if not self.gateway.count(child, [Filter(column, "has", True)]):
+            return
+        for values in _chunks(self.values(part, referenced)):
+            yield (Filter(column, "in", values),)
+
+    def _holds(self, part: Slice, row: Mapping[str, Any]) -> bool:
+        """Whether a row of a slice's table belongs to it."""
+        value = row[part.column]
+        if value is None:
+            return False
+        if any(_lies_in(ids, value) for ids in part.ranges):
+            return True
+        for above in part.of:
+            where = [Filter(self.keys[above.table], "eq", value)]
+            rows = self.gateway.select(above.table, [above.column], where, key=self.keys[above.table])
+            if any(self._holds(above, row) for row in rows):
+                return True
+        return False
+
+    def _keep(self, table: str, blockers: Iterable[Foreign]) -> None:
+        """Keep what blockers reference, by its key."""
+        values: dict[tuple[str, str], set[Any]] = {}
+        for row in blockers:
+            values.setdefault((row.table, row.column), set()).add(row.value)
+        pointed = {(child, column): referenced for child, column, referenced in self._references(table)}
+        key = self.keys[table]
+        for reference, some in values.items():
+            if pointed[reference] == key:
+                self.kept.setdefault(table, set()).update(some)
+                continue
+            for chunk in _chunks(some):
+                rows = self.gateway.select(table, [key], [Filter(pointed[reference], "in", chunk)], key=key)
+                self.kept.setdefault(table, set()).update(row[key] for row in rows)
+
+    def _keep_parents(self, table: str) -> None:
+        """Keep the rows of ours that kept ones hang on."""
+        columns = {
+            column.name: (column.references[0], column.references[1])
+            for column in self.schema.tables[table].columns.values()
+            if column.references
+        }
+        columns |= {c: (p, self.keys[p]) for (t, c), p in self.parents.items() if t == table and c not in columns}
+        above = {c: ref for c, ref in columns.items() if ref[0] in self.slices and ref[0] != table}
+        key = self.keys[table]
+        for chunk in _chunks(self.kept.get(table, ()) if above else ()):
+            for row in self.gateway.select(table, list(above), [Filter(key, "in", chunk)], key=key):
+                for column, (parent, _) in above.items():
+                    if row[column] is not None:
+                        self._keep(parent, [Foreign(table, row[key], column, parent, row[column])])
+
+
+def open_scope(gateway: Gateway, manifest: Manifest) -> Scope:
+    """What a run owns now, its batches without a reply settled."""
+    schema = gateway.schema()
+    known = settling.settle(gateway, manifest.run, manifest.tables)
+    keys = {name: table.key.name for name, table in schema.tables.items() if table.key}
+    keys |= {owned.table: owned.key for owned in manifest.tables}
+    slices: dict[str, tuple[Slice, ...]] = {
+        owned.table: (Slice(owned.table, owned.key, known[owned.table]),) for owned in manifest.tables
+    }
+    entries = list(manifest.written_by_app)
+    while entries:
+        waiting = {entry.table for entry in entries}
+        ready = [e for e in entries if e.parent not in waiting or e.parent == e.table] or entries
+        for entry in ready:
+            own = slices.get(entry.parent, ())
+            part = _app_slice(entry.table, entry.column, own, keys)
+            slices[entry.table] = (*slices.get(entry.table, ()), part)
+            entries.remove(entry)
+    order = _children_first(schema, slices, manifest)
+    return Scope(gateway, schema, {name: slices[name] for name in order}, keys, manifest.parents)
+
+
+def _app_slice(table: str, column: str, own: Sequence[Slice], keys: Mapping[str, str]) -> Slice:
+    """The rows of a table that point at rows of ours."""
+    direct = tuple(ids for part in own for ids in part.ranges if part.column == keys.get(part.table))
+    return Slice(table, column, direct, tuple(part for part in own if part.column != keys.get(part.table)))
+
+
+def _children_first(schema: Schema, slices: Mapping[str, Any], manifest: Manifest) -> list[str]:
+    """The tables in an order in which rows can be removed, from the live schema's foreign keys."""
+    graph: dict[str, set[str]] = {name: set() for name in slices if name in schema.tables}
+    edges = [(child, parent) for (child, _), parent in manifest.parents.items()]
+    edges += [(entry.table, entry.parent) for entry in manifest.written_by_app]
+    required = [
+        (child, column.references[0])
+        for child in graph
+        for column in schema.tables[child].columns.values()
+        if column.references
+    ]
+    for child, parent in (*edges, *required):
+        if child != parent and child in graph and parent in graph:
+            graph[parent].add(child)
+    try:
+        return list(TopologicalSorter(graph).static_order())
+    except CycleError:  # by columns that the app fills later: the order of the plan is as good as any
+        app = [entry.table for entry in manifest.written_by_app]
+        return list(dict.fromkeys([*reversed(app), *(owned.table for owned in reversed(manifest.tables))]))
+
+
+def _lies_in(ids: Range, value: Any) -> bool:
+    try:
+        ids.ordinal(value)
+    except (KeyError, ValueError):
+        return False
+    return True
+
+
+def _chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
+    """The values in lists that fit a URL."""
+    chunk: list[Any] = []
+    for value in values:
+        chunk.append(value)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,173 @@
+"""Kills and faults at random moments: after at most one resume and one teardown the database is as it was before.
+
+A short form runs always. The whole campaign: PROVISION_CAMPAIGN=300 pytest -s tests/e2e/test_campaign.py
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from commands import target_environment
+from proxy import FAULTS, Proxy
+from shapes import BIGINT, GRANT, ROWS
+
+from provision.local import stack as local
+from provision.local.stack import Stack
+
+ROUNDS = int(os.environ.get("PROVISION_CAMPAIGN", "10"))
+SEED = int(os.environ.get("PROVISION_CAMPAIGN_SEED", "20260601"))
+Sql = Callable[[Stack, str], str]
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["provision.cli", "provision.pipeline", "provision.gateway.supabase", "provision.gateway.removal"])
+KILLS = ("kill before", "kill after the commit", "interrupt", "terminate")
+STOPPED = {105, 106, -signal.SIGKILL}
+
+
+@pytest.fixture(scope="module")
+def target(local_cache: Path, sql: Sql) -> Iterator[Stack]:
+    """A stack with the ticketing app and, beside it, tables whose keys the database makes; strangers' rows in both."""
+    name = f"campaign-{os.getpid()}"
+    with local.lease(name) as running:
+        sql(running, BIGINT.ddl + GRANT.format(profile="public") + BIGINT.strangers)
+        yield running
+    local.reset(name)
+
+
+def rows(stack: Stack, sql: Sql) -> list[str]:
+    union = " union all ".join(sql(stack, ROWS).splitlines())
+    return sorted(sql(stack, f"select t || r from ({union}) x").splitlines())
+
+
+def command(arguments: list[str], folder: str, variables: dict[str, str], log: str) -> None:
+    """The real command, in a process that has its modules already."""
+    os.chdir(folder)
+    os.environ.update(variables)
+    with Path(log).open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["provision", *arguments]
+    from provision import cli
+
+    try:
+        cli.main()
+    except SystemExit as end:
+        os._exit(int(end.code or 0))
+
+
+@dataclass
+class Storm:
+    """Chooses a fault for some requests, and at one of them ends the running command."""
+
+    dice: random.Random
+    process: ForkServerProcess | None = None
+    deadly: tuple[int, str] | None = None
+    in_a_row: int = 0
+    seen: int = 0
+    done: Counter[str] = field(default_factory=Counter)
+
+    def calm(self, chance: float, deadly: tuple[int, str] | None = None) -> None:
+        """Begin a command."""
+        self.chance, self.deadly, self.seen, self.in_a_row = chance, deadly, 0, 0
+
+    def choose(self, _: int) -> str | None:
+        self.seen += 1
+        if self.deadly and self.seen > self.deadly[0]:
+            how, self.deadly = self.deadly[1], None
+            return self._end(how)
+        if self.in_a_row < 3 and self.dice.random() < self.chance:
+            self.in_a_row += 1
+            return self.dice.choice(list(FAULTS))
+        self.in_a_row = 0
+        return None
+
+    def _end(self, how: str) -> str | None:
+        assert self.process
+        assert self.process.pid
+        self.done[how] += 1
+        numbers = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM}
+        os.kill(self.process.pid, numbers.get(how, signal.SIGKILL))
+        return {"kill before": "reset before", "kill after the commit": "reset after"}.get(how)
+
+
+@dataclass
+class Command:
+    """Runs the command under a storm in one folder."""
+
+    folder: Path
+    storm: Storm
+    proxy: Proxy
+    stack: Stack
+
+    def __call__(self, *arguments: str, chance: float, deadly: tuple[int, str] | None = None) -> int:
+        variables = {**target_environment(self.stack), "SUPABASE_URL": self.proxy.address, "NO_COLOR": "1"}
+        log = str(self.folder / "log")
+        process = FORKS.Process(target=command, args=(list(arguments), str(self.folder), variables, log))
+        self.storm.calm(chance, deadly)
+        self.storm.process = process
+        process.start()
+        process.join(timeout=120)
+        if process.is_alive():
+            process.kill()
+        self.proxy.quiet()
+        assert process.exitcode is not None
+        return process.exitcode
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def run_id(self) -> str | None:
+        return next((path.parent.name for path in self.folder.glob(".provision/*/manifest.ndjson") if path.stat().st_size), None)
+
+
+def one_round(dice: random.Random, run: Command, stack: Stack, sql: Sql) -> None:
+    """Seed under faults and perhaps a kill, resume or not, tear down under faults and perhaps a kill."""
+    recipe, tables = dice.choice([("event-night", ("tickets", "orders")), ("gigs.yaml", ("passes", "pass_seats"))])
+    tickets = dice.choice([3, 20, 60, 520 if recipe == "gigs.yaml" else 120])
+    chance = dice.choice([0.0, 0.1, 0.3])
+    deadly = (dice.randrange(1, 25), dice.choice(KILLS)) if dice.random() < 0.8 else None
+    before = rows(stack, sql)
+    code = run("seed", recipe, "--tickets", str(tickets), chance=chance, deadly=deadly)
+    assert code == 0 or code in STOPPED, run.log()
+    name = run.run_id()
+    if name is None:
+        assert rows(stack, sql) == before
+        return
+    if dice.random() < 0.5:
+        assert run("seed", "--run", name, chance=chance) == 0, run.log()
+        sold = int(sql(stack, f"select count(*) from {tables[0]}")) - sum(row.startswith(f"public.{tables[0]}{{") for row in before)
+        assert sold == tickets + 1, run.log()
+    if dice.random() < 0.3:
+        code = run("teardown", chance=chance, deadly=(dice.randrange(1, 30), dice.choice(KILLS)))
+        assert code == 0 or code in STOPPED, run.log()
+    assert run("teardown", "--run", name, chance=chance) == 0, run.log()
+    assert rows(stack, sql) == before, run.log()
+
+
+def test_after_kills_and_faults_the_database_is_as_it_was(target: Stack, sql: Sql, tmp_path: Path) -> None:
+    storm = Storm(random.Random(SEED))
+    storm.calm(0.0)
+    with Proxy(target.url, storm.choose) as proxy:
+        for number in range(ROUNDS):
+            dice = random.Random(f"{SEED}/{number}")
+            storm.dice = dice
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            (folder / "gigs.yaml").write_text(dedent(BIGINT.recipe))
+            try:
+                one_round(dice, Command(folder, storm, proxy, target), target, sql)
+            except AssertionError as error:
+                error.add_note(f"round {number} of seed {SEED}")
+                raise
+        print(f"{ROUNDS} rounds, {proxy.requests} requests; ended: {dict(storm.done)}; faults: {dict(proxy.faults)}")
+    assert sum(storm.done.values()) >= ROUNDS // 2

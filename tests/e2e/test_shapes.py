@@ -1,0 +1,155 @@
+"""Six schemas that nobody described to the tool, each seeded and torn down to zero by a recipe alone."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from commands import Place, plain_environment, target_environment
+from shapes import BIGINT, CHECKS, GRANT, OTHER, ROWS, SHAPES, UUID, Shape
+
+from provision.local import stack as local
+from provision.local.stack import Stack
+
+Sql = Callable[[Stack, str], str]
+BARE = """
+drop schema public cascade;
+drop schema if exists ticketing, private cascade;
+create schema public;
+grant usage on schema public to service_role;
+"""
+
+
+@pytest.fixture(scope="module")
+def bare(local_cache: Path) -> Iterator[Stack]:
+    """A stack of this module's own, whose schema every test replaces."""
+    name = f"shapes-{os.getpid()}"
+    with local.lease(name) as running:
+        yield running
+    local.reset(name)
+
+
+def rows(stack: Stack, sql: Sql) -> list[str]:
+    """Every row of every table of the users' schemas."""
+    union = " union all ".join(sql(stack, ROWS).splitlines())
+    return sorted(sql(stack, f"select t || r from ({union}) x").splitlines()) if union else []
+
+
+def prepare(stack: Stack, sql: Sql, shape: Shape, folder: Path) -> Place:
+    """The shape's schema with strangers' rows in it, and a folder with its recipe."""
+    sql(stack, BARE + shape.ddl + GRANT.format(profile="public"))
+    for profile in {"ticketing", "private"} & set(re.findall(r"create schema (\w+)", shape.ddl)):
+        sql(stack, GRANT.format(profile=profile))
+    sql(stack, shape.strangers)
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(dedent(shape.recipe))
+    return Place(folder, plain_environment(TMPDIR=str(folder), **target_environment(stack)))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_a_recipe_alone_fills_a_schema_and_teardown_leaves_it_as_it_was(
+    shape: Shape, bare: Stack, sql: Sql, tmp_path: Path
+) -> None:
+    place = prepare(bare, sql, shape, tmp_path / "here")
+    before = rows(bare, sql)
+    seeded = place.run("seed", "recipe.yaml")
+    assert seeded.code == 0, seeded
+    made = rows(bare, sql)
+    expected = sum(shape.rows.values())
+    assert len(made) - len(before) == expected, seeded
+    assert len(place.json()["tickets"]) == 10
+    resumed = place.run("seed", "--run", place.runs()[0])
+    assert resumed.code == 0, resumed
+    assert rows(bare, sql) == made
+    torn = place.run("teardown")
+    assert torn.code == 0, torn
+    assert rows(bare, sql) == before
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_a_run_without_its_manifest_is_found_in_the_database_and_removed(
+    shape: Shape, bare: Stack, sql: Sql, tmp_path: Path
+) -> None:
+    if shape is BIGINT:
+        pytest.skip("rows that hold no text and no id of ours cannot be told from others without the manifest")
+    place = prepare(bare, sql, shape, tmp_path / "here")
+    before = rows(bare, sql)
+    if shape.name.startswith("views"):
+        pytest.skip("a view without a key in the API's document cannot be searched")
+    assert place.run("seed", "recipe.yaml").code == 0
+    run = place.runs()[0]
+    (place.folder / ".provision" / run / "manifest.ndjson").unlink()
+    listed = place.run("teardown", "--find", "--recipe", "recipe.yaml")
+    assert listed.code == 0, listed
+    assert f"found run {run}" in listed.out
+    removed = place.run("teardown", "--find", "--run", run, "--recipe", "recipe.yaml")
+    assert removed.code == 0, removed
+    assert rows(bare, sql) == before
+
+
+def test_a_colleagues_row_that_a_cascade_would_take_is_found_before_and_kept(
+    bare: Stack, sql: Sql, tmp_path: Path
+) -> None:
+    place = prepare(bare, sql, UUID, tmp_path / "here")
+    assert place.run("seed", "recipe.yaml").code == 0
+    sql(bare, "insert into entries (basket_id, qr) select id, 'by hand' from baskets limit 1")
+    dry = place.run("teardown", "--dry-run")
+    assert re.search(r"not ours, kept: entries \S+ references baskets", dry.out), dry
+    torn = place.run("teardown")
+    assert torn.code == 107, torn
+    assert re.search(r"not ours, kept: entries \S+ references baskets \S+ by basket_id", torn.out), torn
+    counts = """
+        select (select count(*) from entries), (select count(*) from baskets), count(*) from evenings where title <> 'theirs'
+    """
+    assert sql(bare, counts) == "1|1|1"
+    assert sql(bare, "select count(*) from hosts where name <> 'theirs'") == "1"
+    sql(bare, "delete from entries where qr = 'by hand'")
+    again = place.run("teardown")
+    assert again.code == 0, again
+    assert sql(bare, counts) == "0|0|0"
+
+
+def test_a_row_that_hangs_on_what_the_app_wrote_is_kept_with_all_that_it_hangs_on(
+    bare: Stack, sql: Sql, tmp_path: Path
+) -> None:
+    shape = Shape("", CHECKS.ddl, CHECKS.recipe.replace(", movement_notes: movement_id", ""), {}, CHECKS.strangers)
+    place = prepare(bare, sql, shape, tmp_path / "here")
+    assert place.run("seed", "recipe.yaml").code == 0
+    sql(bare, "insert into movement_notes (movement_id, note) select min(id), 'mine' from movements")
+    torn = place.run("teardown")
+    assert torn.code == 107, torn
+    assert "not ours, kept: movement_notes" in torn.out
+    assert sql(bare, "select count(*) from movement_notes") == "1"
+    assert (
+        sql(bare, "select (select count(*) from movements), (select count(*) from wristbands), count(*) from parties")
+        == "1|1|2"
+    )
+
+
+def test_a_seed_says_which_rows_hang_on_its_own_that_the_recipe_does_not_name(
+    bare: Stack, sql: Sql, tmp_path: Path
+) -> None:
+    recipe = CHECKS.recipe.replace("written_by_app", "# written_by_app")
+    place = prepare(bare, sql, Shape("", CHECKS.ddl, recipe, {}, CHECKS.strangers), tmp_path / "here")
+    seeded = place.run("seed", "recipe.yaml")
+    assert seeded.code == 0, seeded
+    assert "written_by_app: {movements: wristband_id}" in seeded.err
+
+
+def test_a_reference_that_the_api_does_not_show_stops_one_row_and_no_other(
+    bare: Stack, sql: Sql, tmp_path: Path
+) -> None:
+    place = prepare(bare, sql, OTHER, tmp_path / "here")
+    assert place.run("seed", "recipe.yaml").code == 0
+    sql(bare, "create schema hidden; create table hidden.audit (stub uuid references ticketing.stubs)")
+    sql(bare, "insert into hidden.audit select id from ticketing.stubs order by serial_number limit 1")
+    torn = place.run("teardown")
+    sql(bare, "select count(*) from ticketing.stubs")
+    assert torn.code == 107, torn
+    assert re.search(r"stubs +11 found +10 removed +1 left", torn.out), torn
+    sql(bare, "drop schema hidden cascade")
+    assert place.run("teardown").code == 0

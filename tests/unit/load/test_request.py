@@ -1,0 +1,58 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provision.errors import ScenarioError
+from provision.load.http import Origin
+from provision.load.request import Template, escaped
+from provision.load.spec import Request
+
+ORIGIN = Origin.parse("http://gate.test")
+words = st.text(max_size=20)
+
+
+def template(args: dict[str, Any], *fields: str) -> Template:
+    return Template(Request(rpc="scan", args=args), ORIGIN, {"apikey": "100%"}, frozenset(fields), frozenset({"run"}))
+
+
+def body(request: bytes) -> Any:
+    head, _, content = request.partition(b"\r\n\r\n")
+    assert f"Content-Length: {len(content)}".encode() in head.split(b"\r\n")
+    return json.loads(content)
+
+
+@given(words, words, words, st.integers(0, 99), st.integers(0, 99))
+def test_a_spliced_request_is_the_one_that_is_built(one: str, other: str, run: str, vu: int, iteration: int) -> None:
+    args = {"a": "x{ticket.id}%s", "b": "{vu}/{iter} of {run}", "c": ["{ticket.code}", None, 7], "100%": "%d"}
+    made = template(args, "id", "code")
+    values: dict[str, str | int] = {
+        "ticket.id": one,
+        "ticket.code": other,
+        "run": run,
+        "vu": vu + 1,
+        "iter": iteration + 1,
+    }
+    built = made.render(values)
+    splice = made.form({"run": run, "vu": vu + 1}).splicer(
+        {"ticket.id": [escaped(one)], "ticket.code": [escaped(other)]}
+    )
+    assert splice(0, iteration) == built
+    assert body(built) == {
+        "a": f"x{one}%s", "b": f"{vu + 1}/{iteration + 1} of {run}", "c": [other, None, 7], "100%": "%d",
+    }  # fmt: skip
+
+
+@given(st.lists(words, min_size=1, max_size=5))
+def test_the_usual_request_with_one_open_token_is_the_one_that_is_built(ids: list[str]) -> None:
+    made = template({"p": "{ticket.id}", "gate": "gate-{vu}"}, "id")
+    splice = made.form({"vu": 3}).splicer({"ticket.id": [escaped(value) for value in ids]})
+    for number, value in enumerate(ids):
+        assert splice(number, 0) == made.render({"ticket.id": value, "vu": 3})
+
+
+def test_a_token_that_means_nothing_is_refused() -> None:
+    with pytest.raises(ScenarioError, match=r"did you mean 'ticket\.id'"):
+        template({"p": "{ticket.ids}"}, "id")
