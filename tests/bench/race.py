@@ -31,15 +31,15 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from h2.config import H2Configuration  # noqa: E402
-from h2.connection import H2Connection  # noqa: E402
-from h2.events import DataReceived, RequestReceived, StreamEnded  # noqa: E402
-from servers import Authority  # noqa: E402
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived, RequestReceived, StreamEnded
+from servers import Authority
 
-from provision import bundled  # noqa: E402
-from provision.load.channel import open_channel  # noqa: E402
-from provision.load.http import Origin, request_bytes, request_head  # noqa: E402
-from provision.local import stack as local  # noqa: E402
+from provision import bundled
+from provision.load.channel import open_channel
+from provision.load.http import Origin, request_bytes, request_head
+from provision.local import stack as local
 
 MODES = ("single-packet", "last-byte", "barrier")
 NAMESPACE, OURS, THEIRS = "provision-bench", "10.77.0.1", "10.77.0.2"
@@ -174,7 +174,9 @@ def _k6_rounds(url: str, size: int, rounds: int, gap_ms: int) -> None:
     script = (
         "import http from 'k6/http';\n"
         f"export const options = {json.dumps(options)};\n"
-        f"export default function () {{ http.post(`{url}/${{__ENV.R}}`, JSON.stringify({{p_device_id: `gate-${{__VU}}`}})); }}\n"
+        "export default function () {\n"
+        f"  http.post(`{url}/${{__ENV.R}}`, JSON.stringify({{ p_device_id: `gate-${{__VU}}` }}));\n"
+        "}\n"
     )
     _k6(script)
 
@@ -271,7 +273,7 @@ def _ours(gate: local.Gate, running: local.Stack, rounds: int) -> dict[str, Any]
 
 
 def _k6_found(folder: Path, running: local.Stack) -> bool:
-    """Whether k6's race of ten VUs on the file's race ticket admits more than once; a winner count added for fairness."""
+    """Whether k6's race of ten VUs on the race ticket admits more than once; a winner count added for fairness."""
     ticket = json.loads((folder / "test-tickets.json").read_text())["raceTestTicket"]["id"]
     script = (
         "import http from 'k6/http'; import { Counter } from 'k6/metrics';\n"
@@ -280,7 +282,8 @@ def _k6_found(folder: Path, running: local.Stack) -> bool:
         f"const url = '{running.url}/rest/v1/rpc/scan_ticket_atomic';\n"
         "const headers = { 'Content-Type': 'application/json', apikey: __ENV.SUPABASE_SECRET_KEY };\n"
         "export default function () {\n"
-        f"  const body = {{ p_ticket_id: '{ticket}', p_scanned_by: null, p_device_id: `gate-${{__VU}}`, p_scan_method: 'qr' }};\n"
+        f"  const body = {{ p_ticket_id: '{ticket}', p_scanned_by: null, p_scan_method: 'qr',\n"
+        "    p_device_id: `gate-${__VU}` };\n"
         "  const row = http.post(url, JSON.stringify(body), { headers }).json();\n"
         "  if (row[0] && row[0].success) won.add(1);\n"
         "}\n"
@@ -308,7 +311,7 @@ def detection(runs: int, only: list[str], rounds: int) -> list[dict[str, Any]]:
         }
         found.append(row)
         print(
-            "{gate:<26} right {right:>3} of {runs}  slowest {slowest:>5.1f} s  {rounds:>6} rounds  k6 found {k6}".format(
+            "{gate:<26} right {right:>3} of {runs}  slowest {slowest:>5.1f} s  {rounds:>6} rounds  k6 {k6}".format(
                 **row
             )
         )

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provision.audit.bounds import at_most, lower, rounds_for, upper
@@ -23,6 +23,7 @@ def test_all_hits_leave_the_rate_open_above_and_none_below() -> None:
     assert (upper(5, 5), lower(0, 5)) == (1.0, 0.0)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 400), st.data())
 def test_at_the_bounds_the_tail_is_exactly_what_is_left(rounds: int, data: st.DataObject) -> None:
     hits = data.draw(st.integers(0, rounds))

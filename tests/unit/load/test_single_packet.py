@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import servers
 from h2.errors import ErrorCodes
 from http2_server import Peer, Seen, at_once, serve, together
