@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
 
 import typer
 
-from provision import __version__
+from provision import __version__, cli_history
 from provision.errors import ConfigError, ExitCode, Interrupted, ProvisionError
 
 SHOWN = 20
@@ -216,13 +216,24 @@ def run_scenario(
     vus: Annotated[int | None, typer.Option(min=1, help="Virtual users, in every part of the scenario.")] = None,
     duration: Annotated[str | None, typer.Option(help="Length of constant-vus parts, such as 1m30s.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of every race.")] = None,
-    json: Annotated[Path | None, typer.Option("--json", help="Also write the summary here.")] = None,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Processes that share the load; by default as many as it needs.")
     ] = None,
     allow_exhaustion: Annotated[
         bool, typer.Option("--allow-exhaustion", help="Start with fewer tickets than the scenario can use.")
     ] = False,
+    json: Annotated[Path | None, typer.Option("--json", help="Also write the summary here, as k6 shapes it.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write the report here, one file for a browser.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write promises and thresholds as JUnit cases.")] = None,
+    out: Annotated[
+        list[str] | None,
+        typer.Option("--out", metavar="csv|ndjson[=FILE]", help="Write every request; may be repeated."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Take scenarios and thresholds from this k6 JSON configuration.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Fire a scenario at the scan function and judge it from the replies and the database.
@@ -236,7 +247,10 @@ def run_scenario(
     """
     from provision import pipeline, rehearsal
 
-    options = rehearsal.RunOptions(scenario, tickets, vus, duration, rounds, json, processes, allow_exhaustion)
+    files = {form: path for form, path in (("json", json), ("html", html), ("junit", junit)) if path}
+    options = rehearsal.RunOptions(
+        scenario, tickets, vus, duration, rounds, processes, allow_exhaustion, files, out or (), config
+    )
     outcome = pipeline.run_scenario(options, _live(quiet))
     _print_rehearsal(outcome)
     if outcome.verdict.interrupted:
@@ -245,10 +259,15 @@ def run_scenario(
 
 
 def _print_rehearsal(outcome: Rehearsal) -> None:
-    from provision.report import terminal
+    from provision.report import github, terminal
 
-    _console(stderr=False).print(terminal.summary(outcome.verdict, outcome.results))
-    typer.echo(f"\nreport: {outcome.folder / 'summary.json'}")
+    _console(stderr=False).print(terminal.summary(outcome.report))
+    typer.echo(f"\nreport: {outcome.folder / 'report.html'}\nvalues: {outcome.folder / 'summary.json'}")
+    if github.is_github(os.environ):
+        for line in github.commands(outcome.report):
+            typer.echo(line)
+        if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+            github.append_summary(Path(path), github.step_summary(outcome.report))
 
 
 @app.command()
@@ -372,6 +391,10 @@ def _broken_gate(name: str | None) -> str | None:
         raise ConfigError(f"--broken: {unknown('gate', name, broken)}")
     return name
 
+
+for _name, _function in cli_history.COMMANDS.items():
+    app.command(_name)(command(_function))
+app.add_typer(cli_history.export, name="export")
 
 Name = Annotated[str, typer.Option("--name", help="Which stack; several run side by side.")]
 

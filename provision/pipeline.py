@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -333,11 +334,15 @@ def teardown(run: str | None, *, every: bool, dry_run: bool, watcher: Watcher) -
 
 def teardown_run(folder: RunDir, target: Target, watcher: Watcher, *, dry_run: bool = False) -> TornDown:
     """Remove one run's rows from the target that it was seeded on."""
+    from provision import history
+
     manifest = _manifest(folder)
     with _gateway_of(manifest, target, watcher) as gateway:
         done = _remove(manifest, gateway, watcher, dry_run=dry_run)
     if not dry_run:
-        folder.append(MANIFEST, {"event": "left" if done.left else "clean", "rows": done.left})
+        accounts = [asdict(account) for account in done.accounts]
+        folder.append(MANIFEST, {"event": "left" if done.left else "clean", "rows": done.left, "accounts": accounts})
+        history.refresh(folder)
     return done
 
 
@@ -477,6 +482,22 @@ def check(scenario: str, recipe: str, watcher: Watcher) -> Checked:
             removed = Teardown([teardown_run(folder, target, watcher)])
         removed.check()
         return Checked(target.url, [*facts, "everything that the check made is removed again"])
+
+
+def export_k6(name: str, tickets: Path, out: Path | None) -> tuple[Path, Path]:
+    """Write a scenario as a k6 script and its environment file; the paths of both."""
+    from provision import rehearsal
+    from provision.k6 import script
+
+    wanted = rehearsal.prepare(rehearsal.RunOptions(scenario=name, tickets=tickets))
+    path = out or Path(f"{wanted.scenario.name}.k6.js")
+    env = path.with_suffix(".env")
+    for file in (path, env):
+        rundir.check_writable(file)
+    variables = json.loads(tickets.read_text(encoding="utf-8"))["environment_variables"]
+    rundir.write_text(path, [script.render(wanted.scenario, script=path.name, env=env.name)])
+    rundir.write_text(env, [script.environment(tickets, variables)])
+    return path, env
 
 
 # -- demo

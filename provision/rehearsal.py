@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Sequence
+import platform
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from provision import __version__, bundled, rundir
+from provision import __version__, bundled, rundir, saved
 from provision.audit import evidence, thresholds, verdict
 from provision.audit.evidence import Snapshot
 from provision.audit.metrics import Metrics
@@ -24,6 +25,7 @@ from provision.fixtures.ids import IdRange, NumberRange, Range
 from provision.fixtures.schema import Schema
 from provision.fixtures.tickets import Tickets
 from provision.gateway import Gateway, truth, within
+from provision.k6 import options as k6_options
 from provision.load import engine, executors, spec
 from provision.load.http import Origin, Reply
 from provision.load.outcomes import Outcome, classifier
@@ -31,7 +33,8 @@ from provision.load.request import Template
 from provision.load.results import Results
 from provision.load.session import Job
 from provision.load.spec import Scenario
-from provision.report import Watcher, machine
+from provision.report import Watcher, rows
+from provision.report.model import Report
 from provision.rundir import RunDir
 from provision.target import Target
 from provision.yamlfile import unknown
@@ -48,9 +51,14 @@ class RunOptions:
     vus: int | None = None
     duration: str | None = None
     rounds: int | None = None
-    json: Path | None = None
     processes: int | None = None
     allow_exhaustion: bool = False
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Where the report goes besides the run's folder, by its form: json, html, junit."""
+    out: Sequence[str] = ()
+    """Forms in which every request is written down, such as `csv` or `ndjson=requests.ndjson`."""
+    config: Path | None = None
+    """A k6 JSON configuration whose executors and thresholds take the place of the scenario file's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,8 @@ class Wanted:
     thresholds: tuple[Threshold, ...]
     tickets: Tickets
     ids: Range
-    json: Path | None
+    files: Mapping[str, Path]
+    out: Sequence[tuple[str, Path | None]]
     processes: int = 1
     allow_exhaustion: bool = False
 
@@ -72,9 +81,12 @@ class Wanted:
 class Rehearsal:
     """A judged run and the folder that keeps it."""
 
-    verdict: Verdict
-    results: Results
+    report: Report
     folder: Path
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.report.verdict
 
     @property
     def run(self) -> str:
@@ -86,6 +98,9 @@ def prepare(options: RunOptions) -> Wanted:
     """Read scenario and tickets; ScenarioError, TicketsError or ConfigError for whatever is wrong with them."""
     path, source = bundled.find("scenarios", options.scenario)
     scenario = spec.parse(path, source)
+    if options.config:
+        path, text = _k6_configuration(options.config)
+        scenario, source = k6_options.apply(scenario, path, text), f"{source}\n# {path.name}\n{text}"
     duration = None if options.duration is None else _duration(options.duration)
     scenario = spec.override(scenario, vus=options.vus, duration=duration, rounds=options.rounds)
     wanted = tuple(_thresholds(path, scenario))
@@ -95,11 +110,21 @@ def prepare(options: RunOptions) -> Wanted:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise TicketsError(f"{options.tickets}: {reason}.", hint="Make one with: provision seed") from None
     tickets = ticket_file.parse(options.tickets, text)
-    if options.json:
-        rundir.check_writable(options.json)
+    out = [rows.destination(one) for one in options.out]
+    for file in (*options.files.values(), *(file for _, file in out if file)):
+        rundir.check_writable(file)
     ids = _ids(options.tickets, tickets)
     processes = options.processes or spec.processes_needed(scenario, os.cpu_count() or 1)
-    return Wanted(path, source, scenario, wanted, tickets, ids, options.json, processes, options.allow_exhaustion)
+    more = options.allow_exhaustion
+    return Wanted(path, source, scenario, wanted, tickets, ids, options.files, out, processes, more)
+
+
+def _k6_configuration(path: Path) -> tuple[Path, str]:
+    try:
+        return path, path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ScenarioError(f"{path}: {reason}.") from None
 
 
 def _duration(text: str) -> float:
@@ -111,12 +136,12 @@ def _duration(text: str) -> float:
 
 def _thresholds(path: Path, scenario: Scenario) -> Sequence[Threshold]:
     found = []
-    for metric, given in scenario.thresholds.items():
-        for expression in [given] if isinstance(given, str) else given:
-            try:
-                found.append(thresholds.parse(metric, expression, scenario.scenarios))
-            except ValueError as error:
-                raise ScenarioError(f"{path}: thresholds.{metric}: {error}") from None
+    for metric in scenario.thresholds:
+        try:
+            given = {metric: scenario.thresholds[metric]}
+            found += [threshold for _, threshold in saved.parse_thresholds(given, scenario.scenarios)]
+        except ValueError as error:
+            raise ScenarioError(f"{path}: thresholds.{metric}: {error}") from None
     return found
 
 
@@ -153,7 +178,10 @@ def rehearse(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher)
     fresh = _fresh(gateway, schema, wanted)
     job = _job(wanted, target, fresh)
     folder = RunDir.ensure(wanted.tickets.run).subfolder(wanted.scenario.name)
-    folder.write_json("scenario.json", {"file": str(wanted.path), **wanted.scenario.model_dump(mode="json")})
+    run, scenario = _about(wanted, target), _carried_out(wanted)
+    folder.write_json("run.json", run)
+    folder.write_json("scenario.json", scenario)
+    rundir.write_text(folder.path / "scenario.yaml", [wanted.source])
     with folder.stream("results.bin") as journal, watcher.busy(f"Running {wanted.scenario.name}"):
         results = engine.run(
             job,
@@ -166,7 +194,9 @@ def rehearse(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher)
     folder.write_json("results.json", results.to_json())
     snapshot = _snapshot(gateway, schema, wanted, results, {ticket["id"] for ticket in fresh})
     folder.write_json("snapshot.json", snapshot.to_json())
-    return _judge(wanted, target, results, snapshot, folder)
+    report = saved.judge(run, scenario, wanted.source, results, snapshot, folder)
+    saved.save(report, folder, files=wanted.files, out=wanted.out)
+    return Rehearsal(report, folder.path)
 
 
 def _abort(wanted: Wanted) -> engine.Abort | None:
@@ -301,19 +331,21 @@ def _snapshot(gateway: Gateway, schema: Schema, wanted: Wanted, results: Results
     return replace(snapshot, rows=truth.rows_of(gateway, schema, wanted.scenario.truth, broken))
 
 
-def _judge(wanted: Wanted, target: Target, results: Results, snapshot: Snapshot, folder: RunDir) -> Rehearsal:
-    judged = verdict.judge(results, snapshot, wanted.thresholds)
-    run: dict[str, Any] = {
+def _about(wanted: Wanted, target: Target) -> dict[str, Any]:
+    """What a report says of where a run comes from."""
+    packages = {name: version(name) for name in ("uvloop", "httptools", "pydantic")}
+    return {
         "id": wanted.tickets.run,
         "scenario": wanted.scenario.name,
+        "file": wanted.path.name,
         "target": target.url,
-        "started": results.started,
-        "elapsed": results.elapsed,
         "version": __version__,
-        "folder": str(folder.path),
+        "versions": {"python": platform.python_version(), **packages},
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
     }
-    summary = machine.summary(judged, results, run)
-    folder.write_json("summary.json", summary)
-    if wanted.json:
-        rundir.write_text(wanted.json, [json.dumps(summary, ensure_ascii=False, indent=2) + "\n"])
-    return Rehearsal(judged, results, folder.path)
+
+
+def _carried_out(wanted: Wanted) -> dict[str, Any]:
+    """The scenario's values as they are run, those left out that nobody set."""
+    return wanted.scenario.model_dump(mode="json", exclude_unset=True)

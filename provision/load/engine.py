@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import zip_longest
 from time import perf_counter_ns
@@ -22,6 +21,7 @@ from provision.load.http import Reply
 from provision.load.ledger import Ledger
 from provision.load.outcomes import Outcome
 from provision.load.pool import Pool
+from provision.load.progress import Progress, latencies
 from provision.load.results import CANARY, NO_TICKET, Generator, Journal, Results, Sample
 from provision.load.session import Job, Session
 from provision.load.share import Share
@@ -30,18 +30,6 @@ from provision.load.workers import Workers
 
 JUDGE_EVERY_NS = 2_000_000_000
 """How often thresholds that may end a run are looked at, as in k6."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is: what is running, seconds gone and in all, requests, outcomes so far, race rounds done."""
-
-    running: tuple[str, ...]
-    elapsed: float
-    total: float
-    requests: int
-    outcomes: Mapping[str, int]
-    rounds: int
 
 
 Watch = Callable[[Progress], None]
@@ -79,6 +67,7 @@ class _Run:
         self.started = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.aborted = ""
         self.judged = 0
+        self.recent: tuple[float, ...] = ()
         executors = job.scenario.scenarios.values()
         self.total = max((executor.startTime + _planned(executor) for executor in executors), default=0.0)
 
@@ -115,18 +104,31 @@ class _Run:
             self.session.stopping.set()
 
     def _tick(self) -> None:
+        self.recent = latencies(bytes(self.session.fresh)) or self.recent
         self._flush()
         now = perf_counter_ns()
-        outcomes = self.ledger.outcomes()
-        elapsed = (now - self.session.began) / 1e9
-        running = tuple(self.course.running)
-        self.watch(Progress(running, elapsed, self.total, sum(outcomes.values()), outcomes, len(self.session.rounds)))
+        self.watch(self._progress((now - self.session.start) / 1e9))
         if self.abort and self.ledger.tally and not self.aborted and now - self.judged >= JUDGE_EVERY_NS:
             self.judged = now
             so_far = self._results([self.course.summary()], b"", 0)
             self.aborted = self.abort(so_far, self.ledger.tally, (now - self.session.start) / 1e9)
             if self.aborted:
                 self.session.stopping.set()
+
+    def _progress(self, elapsed: float) -> Progress:
+        outcomes, session = self.ledger.outcomes(), self.session
+        return Progress(
+            scenario=self.job.scenario,
+            running=tuple(self.course.running),
+            elapsed=elapsed,
+            total=self.total,
+            requests=sum(outcomes.values()),
+            outcomes=outcomes,
+            parts={session.parts[number].name: times for number, times in self.ledger.parts().items()},
+            vus=session.active,
+            recent=self.recent,
+            replies={str(outcome): body for (outcome, _), body in session.samples.items()},
+        )
 
     def _results(self, summaries: Sequence[dict[str, Any]], journal: Journal, used: int) -> Results:
         bodies = {(o, s): body for summary in reversed(summaries) for o, s, body in summary["samples"]}

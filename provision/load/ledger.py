@@ -44,6 +44,13 @@ class Ledger:
             found[outcome] += times
         return dict(found)
 
+    def parts(self) -> Counter[int]:
+        """How many requests each part had, by its number."""
+        found: Counter[int] = Counter()
+        for word, times in self._words.items():
+            found[word & 0xFFFF] += times
+        return found
+
     def close(self) -> Journal:
         """All that was written; OSError when the disk refused some of it."""
         if self.refused:

@@ -38,7 +38,7 @@ NAMEABLE = frozenset(str(o) for o in OUTCOMES) - {"not_sent", "unknown", "unclas
 FAILURES = frozenset(OUTCOMES) - {Outcome.ADMITTED, Outcome.ALREADY_USED, Outcome.BUSY, Outcome.CONFLICT}
 """The outcomes that count as errors of the rehearsal: our tickets exist and our key is right."""
 
-_BY_CODE: Mapping[str, Outcome] = {
+BY_CODE: Mapping[str, Outcome] = {
     "55P03": Outcome.BUSY,
     "40001": Outcome.CONFLICT,
     "40P01": Outcome.CONFLICT,
@@ -54,7 +54,7 @@ _BY_CODE: Mapping[str, Outcome] = {
     "PGRST003": Outcome.OVERLOAD,
     "57P01": Outcome.UNKNOWN,
 }
-_BY_STATUS: Mapping[int, Outcome] = {
+BY_STATUS: Mapping[int, Outcome] = {
     401: Outcome.UNAUTHORISED,
     402: Outcome.REFUSED,
     408: Outcome.UNKNOWN,
@@ -158,10 +158,10 @@ def _same(found: Any, wanted: Any) -> bool:
 def _by_convention(status: int, value: Any) -> Outcome:
     """The outcome of a reply that no rule names, from PostgREST's code or the HTTP status."""
     code = value.get("code") if isinstance(value, dict) else None
-    if status >= 400 and isinstance(code, str) and (code in _BY_CODE or code.startswith("08")):
-        return _BY_CODE.get(code, Outcome.UNKNOWN)
-    if status in _BY_STATUS:
-        return _BY_STATUS[status]
+    if status >= 400 and isinstance(code, str) and (code in BY_CODE or code.startswith("08")):
+        return BY_CODE.get(code, Outcome.UNKNOWN)
+    if status in BY_STATUS:
+        return BY_STATUS[status]
     if status >= 500:
         return Outcome.ERROR if isinstance(code, str) else Outcome.UNKNOWN
     if 300 <= status < 400:

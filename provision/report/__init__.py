@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from provision.load.engine import Progress
+    from provision.load.progress import Progress
 
 
 class Watcher(Protocol):

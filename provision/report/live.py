@@ -7,14 +7,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group, RenderableType
+from rich.live import Live as Screen
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.progress import TimeRemainingColumn as TimeLeft
+from rich.text import Text
+
+from provision.report.pace import Pace
 
 if TYPE_CHECKING:
-    from provision.load.engine import Progress as LoadProgress
+    from provision.load.progress import Progress as LoadProgress
 
 CALM = 5.0
 """Seconds between lines where no terminal shows a bar."""
+REDRAW = 0.5
+"""Seconds between pictures on a terminal: drawing one costs the load engine's loop a few ms."""
+
+
+class _Rate(ProgressColumn):
+    """Rows per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if not task.speed else f"{task.speed:,.0f} rows/s", style="dim")
 
 
 class Live:
@@ -23,9 +37,22 @@ class Live:
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
         self._clock = clock
-        self._bars: Progress | None = None
+        self._screen: Screen | None = None
+        self._spoke = self._drew = 0.0
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget what was shown before."""
+        columns = (
+            TextColumn("{task.description:>20}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeLeft(),
+        )
+        self._bars = Progress(*columns, console=self._console, auto_refresh=False, get_time=self._clock)
         self._tasks: dict[str, TaskID] = {}
-        self._spoke = 0.0
+        self._pace = Pace(self._clock)
 
     def say(self, text: str) -> None:
         self._console.print(text, style="dim", markup=False)
@@ -34,41 +61,49 @@ class Live:
     def busy(self, title: str) -> Iterator[None]:
         """Show `title` and, on a terminal, bars until the block ends."""
         self._console.print(title, markup=False)
+        self._begin()
         self._spoke = self._clock()
-        self._tasks = {}
         if not self._console.is_terminal:
             yield
             return
-        columns = (TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, TextColumn("{task.fields[note]}"), console=self._console, transient=True) as bars:
-            self._bars = bars
+        screen = Screen(console=self._console, auto_refresh=False, transient=True, get_renderable=self._picture)
+        with screen:
+            self._screen = screen
             try:
                 yield
             finally:
-                self._bars = None
+                self._screen = None
 
     def rows(self, table: str, done: int, total: int) -> None:
-        self._show(table, done, total, "")
+        if table not in self._tasks:
+            self._tasks[table] = self._bars.add_task(table, total=total)
+        task = self._tasks[table]
+        self._bars.update(task, completed=done, total=total)
         if done >= total:
-            self._calm(f"  {table}: {done:,} rows", now=True)
+            self._tell(f"  {table}: {done:,} rows", now=True)
         else:
-            self._calm(f"  {table}: {done:,} of {total:,} rows")
+            speed, left = self._bars.tasks[task].speed, self._bars.tasks[task].time_remaining
+            pace = f", {speed:,.0f} rows/s, {left:.0f} s left" if speed and left is not None else ""
+            self._tell(f"  {table}: {done:,} of {total:,} rows{pace}")
 
     def load(self, progress: LoadProgress) -> None:
-        seen = ", ".join(f"{count:,} {name}" for name, count in progress.outcomes.items())
-        running = ", ".join(progress.running) or "waiting"
-        note = f"{progress.requests:,} requests ({seen})" if seen else ""
-        self._show("load", int(progress.elapsed), max(int(progress.total), int(progress.elapsed)), f"{running}: {note}")
-        self._calm(f"  {progress.elapsed:.0f} s {running}: {note}")
+        fresh = self._pace.take(progress)
+        if self._screen is None:
+            for line in fresh:
+                self._console.print(f"  {line}", markup=False, soft_wrap=True)
+        self._tell(f"  {self._pace.line()}")
 
-    def _show(self, name: str, done: int, total: int, note: str) -> None:
-        if self._bars is None:
-            return
-        if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name, total=total, note=note)
-        self._bars.update(self._tasks[name], completed=done, total=total, note=note)
+    def _picture(self) -> RenderableType:
+        """All that there is to see now."""
+        return Group(self._bars, *self._pace.picture()) if self._tasks else Group(*self._pace.picture())
 
-    def _calm(self, text: str, *, now: bool = False) -> None:
-        if self._bars is None and (now or self._clock() - self._spoke >= CALM):
-            self._spoke = self._clock()
-            self._console.print(text, markup=False)
+    def _tell(self, text: str, *, now: bool = False) -> None:
+        """Draw a new picture on a terminal; elsewhere say a line, unless one was said just now."""
+        at = self._clock()
+        if self._screen is not None:
+            if now or at - self._drew >= REDRAW:
+                self._drew = at
+                self._screen.refresh()
+        elif now or at - self._spoke >= CALM:
+            self._spoke = at
+            self._console.print(text, markup=False, soft_wrap=True)

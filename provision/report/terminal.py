@@ -1,4 +1,4 @@
-"""What a person reads at the end: verdict first, then promises, thresholds, latencies, and what to do next."""
+"""What a person reads at the end: verdict first, then promises, thresholds, latencies, races, and what to do next."""
 
 from __future__ import annotations
 
@@ -10,63 +10,90 @@ from rich.text import Text
 
 from provision.audit.metrics import Trend
 from provision.audit.promises import Finding, Status
-from provision.audit.verdict import Verdict
+from provision.load.outcomes import Outcome
 from provision.load.results import Results
+from provision.report import words
+from provision.report.model import Report
 
-_COLOURS = {Status.PASS: "green", Status.INCONCLUSIVE: "yellow", Status.FAIL: "red"}
-_SIGNS = {Status.PASS: "✓", Status.INCONCLUSIVE: "?", Status.FAIL: "✗"}
+COLOURS = {Status.PASS: "green", Status.INCONCLUSIVE: "yellow", Status.FAIL: "red"}
+SIGNS = {Status.PASS: "✓", Status.INCONCLUSIVE: "?", Status.FAIL: "✗"}
+_EXPECTED = frozenset({Outcome.ALREADY_USED, Outcome.BUSY, Outcome.CONFLICT, Outcome.NOT_FOUND, Outcome.ADMITTED})
+
+BROKEN = 2
+"""Broken tickets that are shown here; the report has more."""
+REQUESTS = 4
 
 
-def summary(verdict: Verdict, results: Results) -> RenderableType:
+def summary(report: Report) -> RenderableType:
     """The whole summary as one renderable."""
-    colour = _COLOURS[verdict.status]
-    parts: list[RenderableType] = [
-        Text.assemble("\n", (f" {verdict.status.name} ", f"bold reverse {colour}"), " ", verdict.headline, "\n"),
-        findings(verdict.findings),
-        Text(),
-        latencies(verdict, results),
-    ]
-    if verdict.contention.rounds:
-        parts.append(_race(verdict))
-    if broken := [f for f in verdict.findings if f.status is Status.FAIL and f.details]:
+    status = report.verdict.status
+    badge = (f" {status.name} ", f"bold reverse {COLOURS[status]}")
+    parts: list[RenderableType] = [Text.assemble("\n", badge, " ", (words.sentence(report), "bold"), "\n")]
+    parts.append(findings(report.promises))
+    if report.thresholds:
+        parts.append(thresholds(report))
+    parts.append(latencies(report))
+    if report.verdict.contention.rounds:
+        parts.append(_race(report))
+    if broken := [f for f in report.promises if f.status is Status.FAIL and f.details]:
         parts.append(_broken(broken))
-    if noted := _samples(results):
+    if noted := _samples(report.results):
         parts.append(noted)
+    parts.append(Text("\nnext", style="dim"))
+    look = f"See it: provision report {report.run['id']} --open"
+    parts += [Text(f"  {step}") for step in (*words.next_steps(report), look)]
     return Group(*parts)
 
 
 def findings(found: Sequence[Finding]) -> RenderableType:
-    """A line for each promise and threshold, the broken ones first."""
+    """A line for each promise."""
     table = Table.grid(padding=(0, 1))
-    for finding in sorted(found, key=lambda f: -f.status):
-        table.add_row(Text(_SIGNS[finding.status], style=_COLOURS[finding.status]), Text(finding.statement))
+    for finding in found:
+        table.add_row(Text(SIGNS[finding.status], style=COLOURS[finding.status]), Text(finding.statement))
     return table
 
 
-def latencies(verdict: Verdict, results: Results) -> RenderableType:
+def thresholds(report: Report) -> RenderableType:
+    """Each threshold with what was measured, from how many samples, and how sure that is."""
+    table = _table(("", "threshold"), ("measured", "95 % interval", "samples"))
+    for judged, finding in zip(report.verdict.thresholds, report.thresholds, strict=True):
+        sign = Text(SIGNS[finding.status], style=COLOURS[finding.status])
+        interval = "" if judged.low is None else f"{judged.low:.4g} – {judged.high:.4g}"
+        measured = "–" if judged.ok is None else f"{judged.value:.4g}"
+        limit = f"{judged.threshold.metric} {judged.threshold.expression}"
+        table.add_row(sign, limit, measured, interval, f"{judged.samples:,}")
+    return table
+
+
+def latencies(report: Report) -> RenderableType:
     """Latency in ms for each scenario and outcome."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("scenario", "outcome"):
-        table.add_column(name)
-    for name in ("count", "med", "p(95)", "p(99)", "max"):
-        table.add_column(name if name == "count" else f"{name} ms", justify="right")
-    for part in results.parts:
-        if part.measured:
-            for outcome, count in verdict.metrics.outcomes(part.name).items():
-                trend = verdict.metrics.get(f"scan_duration{{scenario:{part.name},outcome:{outcome}}}")
-                cells = [f"{trend.statistic(name):.1f}" for name in ("med", "p(95)", "p(99)", "max")]
-                shown = cells if isinstance(trend, Trend) and trend.samples else ["–"] * 4
-                table.add_row(part.name, outcome, f"{count:,}", *shown)
+    table = _table(("scenario", "outcome"), ("count", "med ms", "p(95) ms", "p(99) ms", "max ms"))
+    metrics = report.verdict.metrics
+    for part in report.results.parts:
+        for outcome, count in metrics.outcomes(part.name).items() if part.measured else ():
+            trend = metrics.get(f"scan_duration{{scenario:{part.name},outcome:{outcome}}}")
+            known = isinstance(trend, Trend) and trend.samples
+            cells = [f"{trend.statistic(name):.1f}" if known else "–" for name in ("med", "p(95)", "p(99)", "max")]
+            table.add_row(part.name, outcome, f"{count:,}", *cells)
     return table
 
 
-def _race(verdict: Verdict) -> Text:
-    contention = verdict.contention
+def _table(left: Sequence[str], right: Sequence[str]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title=" ")
+    for name in left:
+        table.add_column(name, overflow="fold")
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _race(report: Report) -> Text:
+    contention = report.verdict.contention
     known = "not measured" if contention.concurrency is None else f"{contention.concurrency:.1f}"
     return Text(
-        f"\nrace: {contention.rounds} rounds, release spread {contention.spread_median:.2f} ms "
-        f"(p95 {contention.spread_p95:.2f}), collisions at the server {contention.collisions:,}, "
-        f"effective concurrency {known}",
+        f"\nrace: {contention.overlapping} of {contention.rounds} rounds contended, release spread "
+        f"{contention.spread_median:.2f} ms (p95 {contention.spread_p95:.2f}),\n"
+        f"      {contention.collisions:,} collisions at the server, effective concurrency {known}",
         style="dim",
     )
 
@@ -74,25 +101,21 @@ def _race(verdict: Verdict) -> Text:
 def _broken(broken: Sequence[Finding]) -> RenderableType:
     """The tickets behind the broken promises, with their requests."""
     lines = Text("\n")
-    seen: set[str] = set()
-    for detail in (detail for finding in broken for detail in finding.details):
-        if "ticket" not in detail or detail["ticket"] in seen:
-            continue
-        seen.add(detail["ticket"])
+    details = {detail["ticket"]: detail for finding in broken for detail in finding.details if "ticket" in detail}
+    for detail in list(details.values())[:BROKEN]:
         lines.append(
             f"ticket {detail['ticket']}: {detail['acknowledged']} acknowledged, {detail['stored']} stored\n", "bold"
         )
-        for request in detail["requests"][:4]:
+        for request in sorted(detail["requests"], key=lambda one: float(one["first_byte_ms"]))[:REQUESTS]:
             lines.append(f"  {request['outcome']} at {request['first_byte_ms']:.3f} ms by {request['by']}\n")
-        for row in detail["rows"][:4]:
+        for row in detail["rows"][:REQUESTS]:
             lines.append("  row " + ", ".join(f"{k}={v}" for k, v in row.items() if v is not None) + "\n", "dim")
     return lines
 
 
 def _samples(results: Results) -> Text | None:
     """The first reply of each kind that counts as an error."""
-    quiet = {"already_used", "busy", "conflict", "not_found", "admitted"}
-    odd = [sample for sample in results.samples if sample.outcome not in quiet]
+    odd = [sample for sample in results.samples if sample.outcome not in _EXPECTED]
     if not odd:
         return None
     return Text("\n" + "\n".join(f"{s.count:,} × {s.outcome} (HTTP {s.status}): {s.body[:160]}" for s in odd[:5]))
