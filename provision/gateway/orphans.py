@@ -11,9 +11,9 @@ from provision.errors import RecipeError
 from provision.fixtures import fakes, ids, plan
 from provision.fixtures.ids import MAX_TABLES, IdRange, Range, row_id
 from provision.fixtures.manifest import AppTable, Manifest, OwnedTable
-from provision.fixtures.plan import Trace
 from provision.fixtures.recipe import Recipe
 from provision.fixtures.schema import Schema, Table
+from provision.fixtures.tables import Trace
 from provision.gateway import BatchTooLarge, Filter, Gateway
 from provision.yamlfile import Document
 
