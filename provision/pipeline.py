@@ -23,17 +23,14 @@ from provision.rundir import MANIFEST, RECIPE, RunDir
 from provision.target import Secret, Target, from_environment
 
 if TYPE_CHECKING:
-    from provision.fixtures.manifest import AppTable, Manifest
-    from provision.fixtures.plan import Plan, Trace
-    from provision.fixtures.recipe import Recipe
-    from provision.fixtures.schema import Schema
+    from provision.fixtures.manifest import Manifest
+    from provision.fixtures.plan import Plan
     from provision.gateway import Gateway
     from provision.gateway.orphans import Orphan
     from provision.gateway.removal import Account
     from provision.gateway.scope import Foreign
     from provision.local.stack import Stack
     from provision.rehearsal import Rehearsal, RunOptions
-    from provision.yamlfile import Document
 
 TICKETS_FILE = Path("test-tickets.json")
 EMBEDDED = "the embedded local stack "
@@ -225,6 +222,8 @@ def _fill(
         if env := done.files["env"]:
             rundir.write_text(Path(env), [tickets.env_file(plan, target.url)])
         folder.append(MANIFEST, {"event": "seeded", "tickets": str(out)})
+        if gateway.retries:
+            watcher.say(f"{gateway.retries:,} requests had to be sent again.")
         _warn_of_unnamed(folder, gateway, watcher)
 
 
@@ -403,37 +402,11 @@ def find(
                     name,
                     target=identity(target),
                     profile=target.schema,
-                    traces=_traces(parsed, document, schema, name),
-                    app=_app_tables(parsed, schema),
+                    traces=orphans.traces(parsed, document, schema, name),
+                    app=orphans.app_tables(parsed, schema),
                 )
                 done.runs.append(_remove(lost, gateway, watcher, dry_run=dry_run))
             return Found(identity(target), seen, done)
-
-
-def _traces(recipe: Recipe, document: Document, schema: Schema, run: str) -> dict[str, Trace]:
-    """The texts by which a recipe's rows are found, as far as it fits the schema."""
-    from provision.errors import RecipeError
-    from provision.fixtures import plan
-
-    try:
-        planned = plan.build(recipe, document, schema, run, datetime.now(UTC).date(), 1)
-    except RecipeError:
-        return {}
-    return {table.table: table.trace for table in planned.tables if table.trace}
-
-
-def _app_tables(recipe: Recipe, schema: Schema) -> list[AppTable]:
-    """The tables that a recipe says the app writes into, as far as they are in the schema."""
-    from provision.fixtures.manifest import AppTable
-
-    entries = [(table, column) for table, column in recipe.written_by_app.items() if table in schema.tables]
-    return [AppTable(t, c, _points_at(schema, t, c, recipe.tickets.table)) for t, c in entries]
-
-
-def _points_at(schema: Schema, table: str, column: str, otherwise: str) -> str:
-    """The table that a column references, as far as the schema shows."""
-    found = schema.tables[table].columns.get(column)
-    return found.references[0] if found and found.references else otherwise
 
 
 def _unclean() -> list[str]:

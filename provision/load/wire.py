@@ -301,6 +301,10 @@ class Connection(asyncio.Protocol):
             self._finish(now)
 
     def _feed_head(self, data: bytes) -> None:
+        if not self._head and len(data) <= MAX_HEAD:  # nearly always
+            self._head = data
+            self._parser.feed_data(data)
+            return
         room = MAX_HEAD - len(self._head)
         self._head += data[:room]
         if len(data) <= room:

@@ -4,6 +4,7 @@ import gc
 import mmap
 import os
 import signal
+import sys
 import tempfile
 from collections import Counter
 from dataclasses import replace
@@ -320,6 +321,7 @@ def test_a_second_interrupt_gives_up_what_is_in_flight_in_every_process() -> Non
     assert results.elapsed < 10
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="finds its children in /proc")
 def test_a_process_that_is_killed_is_an_error_not_a_verdict() -> None:
     def kill(progress: Progress) -> None:
         if progress.requests > 10:
