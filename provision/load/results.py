@@ -196,7 +196,7 @@ class Results:
                 **data,
                 "parts": tuple(Part(**part) for part in data["parts"]),
                 "tickets": tuple(data["tickets"]),
-                "rounds": tuple(Round(**{**round_, "late": tuple(round_.get("late", ()))}) for round_ in data["rounds"]),
+                "rounds": tuple(Round(**{**one, "late": tuple(one.get("late", ()))}) for one in data["rounds"]),
                 "races": tuple(_raced(race) for race in data.get("races", ())),
                 "generator": Generator(**data["generator"]),
                 "samples": tuple(Sample(**sample) for sample in data["samples"]),
