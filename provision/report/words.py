@@ -111,6 +111,8 @@ _ADVICE: Mapping[str, str] = {
     "one-winner": "Let one statement check and take the ticket: UPDATE … SET is_used = true "
     "WHERE id = … AND NOT is_used RETURNING …, or lock its row first (SELECT … FOR UPDATE); a unique index on the "
     "entries stops the rest.",
+    "stock": "Lock the place that is taken (SELECT … FOR UPDATE SKIP LOCKED), instead of counting what is left.",
+    "idempotent": "Make the key unique by an index: a look beforehand does not keep the second write out.",
     "none-lost": "Answer success only after the write: look for an exception handler or a rolled-back block after it.",
     "none-unexpected": "Look for code that uses tickets without answering success, and at the outcome rules.",
     "database-agrees": "Write the ticket and its entry in one transaction, so that both are there or neither.",
@@ -126,7 +128,7 @@ def next_steps(report: Report) -> list[str]:
     """What to do about the findings that decided the verdict, and where to go from here."""
     status = report.verdict.status
     troubled = [finding.promise for finding in report.promises if status and finding.status is status]
-    if "one-winner" in troubled and "rounds-won" in troubled:
+    if status is Status.FAIL and "rounds-won" in troubled:  # it counts what the other promises name
         troubled.remove("rounds-won")
     advice = [_ADVICE[promise] for promise in troubled if promise in _ADVICE]
     if any(finding.status is Status.FAIL for finding in report.thresholds):

@@ -74,9 +74,11 @@ class Server(asyncio.Protocol):
         if separator and len(body) >= int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]):
             self.arrivals.append((head.split()[1].decode(), now))
             self.buffer = b""
-            self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            reply = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+            asyncio.get_running_loop().call_soon(self.transport.write, reply)  # reading comes before answering
 
     def _http2(self, data: bytes) -> None:
+        whole = []
         for event in self.h2.receive_data(data):
             if isinstance(event, RequestReceived):
                 self.paths[event.stream_id] = dict(event.headers)[":path"]
@@ -84,8 +86,10 @@ class Server(asyncio.Protocol):
                 self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, StreamEnded):
                 self.arrivals.append((self.paths[event.stream_id], perf_counter_ns()))
-                self.h2.send_headers(event.stream_id, [(":status", "200")])
-                self.h2.send_data(event.stream_id, b"ok", end_stream=True)
+                whole.append(event.stream_id)
+        for stream in whole:
+            self.h2.send_headers(stream, [(":status", "200")])
+            self.h2.send_data(stream, b"ok", end_stream=True)
         self.transport.write(self.h2.data_to_send())
 
 
