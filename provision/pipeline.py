@@ -55,7 +55,8 @@ def open_target(watcher: Watcher, name: str = "default") -> Iterator[Target]:
 
 def embedded(running: Stack) -> Target:
     """The target that an embedded stack is."""
-    return Target(running.url, Secret(running.secret_key), embedded=running.name)
+    key, tls_url = Secret(running.secret_key), running.tls_url
+    return Target(running.url, key, ca_file=running.ca_file, embedded=running.name, tls_url=tls_url)
 
 
 def identity(target: Target) -> str:
@@ -120,7 +121,7 @@ def init(name: str, folder: Path, watcher: Watcher) -> tuple[Path, Path]:
 class SeedOptions:
     """What `provision seed` was asked for; a `run` is resumed, with its own recipe, tickets and files."""
 
-    recipe: str = "event-night"
+    recipe: str | None = None
     scenario: str | None = None
     tickets: int | None = None
     out: Path = TICKETS_FILE
@@ -153,10 +154,11 @@ def seed_target(options: SeedOptions, target: Target, watcher: Watcher) -> Seede
     """`seed` on a target that is open."""
     from provision.fixtures import manifest, plan, recipe
 
-    path, text = bundled.find("seeds", options.recipe)
+    name = options.recipe or _recipe_for(options.scenario)
+    path, text = bundled.find("seeds", name)
     parsed, document = recipe.parse(path, text)
     target = _in_schema(target, parsed.profile)
-    count, why = _ticket_count(options, parsed.count)
+    count, why = _ticket_count(options, name, parsed.count)
     for file in filter(None, (options.out, options.env)):
         rundir.check_writable(file)
     now = datetime.now(UTC)
@@ -234,12 +236,21 @@ def _warn_of_unnamed(folder: RunDir, gateway: Gateway, watcher: Watcher) -> None
         watcher.say(f"  written_by_app: {{{row.table}: {row.column}}}; else teardown keeps such rows and theirs")
 
 
-def _ticket_count(options: SeedOptions, default: int) -> tuple[int, str]:
+def _recipe_for(scenario: str | None) -> str:
+    """The recipe that makes a scenario's tickets, the usual one without a scenario."""
+    from provision.load import spec
+
+    if scenario is None:
+        return "event-night"
+    return spec.parse(*bundled.find("scenarios", scenario)).recipe
+
+
+def _ticket_count(options: SeedOptions, recipe: str, default: int) -> tuple[int, str]:
     """How many tickets, and why so many."""
     if options.tickets is not None:
         return options.tickets, "--tickets"
     if options.scenario is None:
-        return default, f"the recipe {options.recipe}"
+        return default, f"the recipe {recipe}"
     from provision.load import spec
 
     scenario = spec.parse(*bundled.find("scenarios", options.scenario))
@@ -440,12 +451,12 @@ class Checked:
     facts: Sequence[str]
 
 
-def check(scenario: str, recipe: str, watcher: Watcher) -> Checked:
+def check(scenario: str, recipe: str | None, watcher: Watcher) -> Checked:
     """Rehearse with a single ticket: schema, function, columns and a canary scan; removes again what it made."""
     from provision import rehearsal
 
     with open_target(watcher) as target, rundir.temporary_file("tickets.json") as out:
-        seeded = seed_target(SeedOptions(recipe=recipe, tickets=1, out=out), target, watcher)
+        seeded = seed_target(SeedOptions(recipe=recipe, scenario=scenario, tickets=1, out=out), target, watcher)
         folder = RunDir.open(seeded.run)
         try:
             wanted = rehearsal.prepare(rehearsal.RunOptions(scenario=scenario, tickets=out))
@@ -489,8 +500,9 @@ def demo(*, gate: str | None, fast: bool, watcher: Watcher) -> Demo:
     from provision import rehearsal
     from provision.local import stack
 
-    scenario = "quick" if fast else "scanner-burst"
-    with stack.lease("demo", gate=gate or "row-lock-nowait", progress=watcher.say) as running:
+    chosen = stack.gates()[gate or "row-lock-nowait"]
+    scenario = chosen.scenario or ("quick" if fast else "scanner-burst")
+    with stack.lease("demo", gate=chosen.name, progress=watcher.say) as running:
         watcher.say(f"The stack is up at {running.url}, its gate is {running.gate}.")
         target = embedded(running)
         with rundir.temporary_file("tickets.json") as out:
