@@ -1,7 +1,17 @@
 import subprocess
 import sys
 
-HEAVY = {"supabase", "postgrest", "httpx", "faker", "pydantic", "yaml", "uvloop", "provision.fixtures", "provision.audit"}
+HEAVY = {
+    "supabase",
+    "postgrest",
+    "httpx",
+    "faker",
+    "pydantic",
+    "yaml",
+    "uvloop",
+    "provision.fixtures",
+    "provision.audit",
+}
 SHOW = """
 import sys
 from provision import cli
