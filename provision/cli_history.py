@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provision.audit.promises import Status
 from provision.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -126,9 +125,9 @@ def export_k6(
 
 
 _SAID = {
-    Status.PASS: "no p(95) rose by more than {:.0%}",
-    Status.INCONCLUSIVE: "these runs do not tell whether a p(95) rose by more than {:.0%}",
-    Status.FAIL: "a p(95) rose by more than {:.0%}",
+    "PASS": "no p(95) rose by more than {:.0%}",
+    "INCONCLUSIVE": "these runs do not tell whether a p(95) rose by more than {:.0%}",
+    "FAIL": "a p(95) rose by more than {:.0%}",
 }
 
 
@@ -140,7 +139,7 @@ def _print_comparison(compared: Comparison) -> None:
         numbers = f"{change.before:>9.2f} {change.after:>9.2f} {change.change:>+8.1%}"
         typer.echo(f"{change.scenario:<24} p({change.percent:g}) {numbers}  {_interval(change)}")
     if compared.limit is not None:
-        typer.echo(f"\n{compared.status.name}: {_SAID[compared.status].format(compared.limit)}")
+        typer.echo(f"\n{compared.status.name}: {_SAID[compared.status.name].format(compared.limit)}")
 
 
 def _interval(change: Change) -> str:

@@ -223,7 +223,7 @@ def start_up() -> list[Line]:
 
     def best(*arguments: str) -> float:
         run = lambda: subprocess.run([sys.executable, *arguments], capture_output=True, check=True)  # noqa: E731
-        return min(timed(run) for _ in range(5))
+        return min(timed(run) for _ in range(20))
 
     own, bare = best("-m", "provision", "--help"), best("-c", "import typer")
     return [

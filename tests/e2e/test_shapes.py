@@ -10,7 +10,7 @@ from textwrap import dedent
 
 import pytest
 from commands import Place, plain_environment, target_environment
-from shapes import BIGINT, CHECKS, GRANT, OTHER, ROWS, SHAPES, UUID, Shape
+from shapes import CHECKS, GRANT, OTHER, ROWS, SHAPES, TEXT, UUID, Shape
 
 from provision.local import stack as local
 from provision.local.stack import Stack
@@ -70,16 +70,12 @@ def test_a_recipe_alone_fills_a_schema_and_teardown_leaves_it_as_it_was(
     assert rows(bare, sql) == before
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+@pytest.mark.parametrize("shape", [TEXT, OTHER, CHECKS, UUID], ids=lambda shape: shape.name)
 def test_a_run_without_its_manifest_is_found_in_the_database_and_removed(
     shape: Shape, bare: Stack, sql: Sql, tmp_path: Path
 ) -> None:
-    if shape is BIGINT:
-        pytest.skip("rows that hold no text and no id of ours cannot be told from others without the manifest")
     place = prepare(bare, sql, shape, tmp_path / "here")
     before = rows(bare, sql)
-    if shape.name.startswith("views"):
-        pytest.skip("a view without a key in the API's document cannot be searched")
     assert place.run("seed", "recipe.yaml").code == 0
     run = place.runs()[0]
     (place.folder / ".provision" / run / "manifest.ndjson").unlink()
