@@ -117,6 +117,7 @@ _ADVICE: Mapping[str, str] = {
     "all-classified": "Add an outcome rule for that reply to the scenario file, or mend what sent it.",
     "contended": "Give the API's pool more than one database connection and more than one worker, then run again.",
     "rounds-won": "Look at what the gates were told in those rounds: somebody who holds the ticket must get in.",
+    "arrivals": "Raise preAllocatedVUs and maxVUs, add processes, or ask for a lower rate.",
     "generator": "Run it from a machine with a free core, or with fewer VUs.",
     "complete": "Seed more tickets if they ran out (provision seed --for SCENARIO), and let the run end.",
 }

@@ -152,12 +152,12 @@
   const vus = (width) => steps(width, "VUs", "vus", []);
 
   function rounds(width) {
-    const twice = (d) => d.winners.length > 1;
+    const twice = (d) => d.broken;
+    const races = [...new Set(series.rounds.map((d) => d.scenario))];
     const said = (d) => (d.winners.length ? `won by gate ${d.winners.join(" and gate ")}` : "nobody won");
     const colour = (d) => (twice(d) ? "var(--fail)" : ofScenario(d.scenario));
     return [
-      legend([["one winner", "var(--second)"], ["more than one winner", "var(--fail)"]].filter(
-        ([name]) => name === "one winner" || series.rounds.some(twice))),
+      legend([...races.map((name) => [name, ofScenario(name)]), ...(series.rounds.some(twice) ? [["too many winners", "var(--fail)"]] : [])]),
       plot(width, "release spread of each round", {
         height: 240, x: { label: "round →", ...below, ticks: width < 500 ? 4 : 10, tickFormat: "d" },
         y: { label: "↑ ms between first and last send", grid: true, nice: true, zero: true, ticks: 5 },
