@@ -149,6 +149,26 @@ def _options(
 
 @app.command()
 @command
+def init(
+    name: Annotated[str, typer.Option("--name", help="What the two files are called.")] = "my-event",
+    folder: Annotated[Path, typer.Option(help="Where the folders seeds/ and scenarios/ are.")] = Path(),
+    quiet: Quiet = False,
+) -> None:
+    """Draft a recipe and a scenario for the target's own schema, with comments.
+
+    Examples:
+      provision init
+      provision init --name summer-fair
+    """
+    from provision import pipeline
+
+    recipe, scenario = pipeline.init(name, folder, _live(quiet))
+    typer.echo(f"wrote {recipe} and {scenario}: read them through")
+    typer.echo(f"next: provision check {scenario} --recipe {recipe}")
+
+
+@app.command()
+@command
 def seed(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a bundled one.")] = "event-night",
     scenario: Annotated[

@@ -98,6 +98,24 @@ def versions() -> dict[str, str]:
     return {"provision": __version__, "faker": version("faker"), "python": platform.python_version()}
 
 
+# -- init
+
+
+def init(name: str, folder: Path, watcher: Watcher) -> tuple[Path, Path]:
+    """Draft a recipe and a scenario for the target's schema; the files, which must not be there yet."""
+    from provision.fixtures import drafting
+
+    recipe, scenario = folder / "seeds" / f"{name}.yaml", folder / "scenarios" / f"{name}.yaml"
+    for path in (recipe, scenario):
+        if path.exists():
+            raise ConfigError(f"{path} is there already.", hint="Choose another name with --name.")
+    with open_target(watcher) as target, open_gateway(target, watcher) as gateway:
+        drafted = drafting.draft(gateway.schema(), name, target.schema)
+    for path, text in ((recipe, drafted.recipe), (scenario, drafted.scenario)):
+        rundir.write_text(rundir.with_folder(path), [text])
+    return recipe, scenario
+
+
 # -- seed
 
 

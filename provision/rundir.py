@@ -130,6 +130,15 @@ def temporary_file(name: str) -> Iterator[Path]:
         yield Path(folder) / name
 
 
+def with_folder(path: Path) -> Path:
+    """The path, its folder made; ConfigError when the disk says no."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(path.parent, error) from None
+    return path
+
+
 def read_text(path: Path) -> str:
     """The text of a file; ConfigError when the disk says no."""
     try:

@@ -123,7 +123,9 @@ class Request:
 
     def forward(self, upstream: http.client.HTTPConnection) -> bytes:
         """The API's reply."""
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in {"host", "accept-encoding"}}
+        headers = {
+            name: value for name, value in self.headers.items() if name.lower() not in {"host", "accept-encoding"}
+        }
         upstream.request(self.method, self.path, self.body or None, headers)
         got = upstream.getresponse()
         body = got.read()

@@ -110,6 +110,8 @@ class _Vu:
             self.end()
             return
         start, span = found
+        if start <= now and not self.lane.iteration:
+            start = span.start  # all begin together, whatever each of them had to wait for its turn
         self.due = crew.began + round(start * _SECOND)
         self.be_active(span.start <= now)
         if span.give_up != self.deadline:

@@ -15,6 +15,7 @@ from typing import Any, cast
 import httptools
 
 from provision.load.http import Fault, Origin, Reply
+from provision.load.tls import Tls
 
 MAX_HEAD = 64 * 1024  # bytes of a reply's head, interim replies included
 MAX_BODY = 16 * 1024 * 1024
@@ -46,9 +47,9 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_addresses", "_body", "_closing", "_complete", "_deadline", "_done", "_early", "_first", "_head",
-        "_head_only", "_in_body", "_last", "_oversize", "_parser", "_poll", "_sent", "_sock", "_spilled", "_status",
-        "_task", "_timeout_ns", "_timer", "_transport", "_trust", "_waited", "_wake", "_withheld", "bytes_received",
-        "bytes_sent", "connecting_ns", "connects", "origin", "timeout", "tls_ns",
+        "_head_only", "_in_body", "_last", "_oversize", "_parser", "_poll", "_seal", "_sent", "_sock", "_spilled",
+        "_status", "_task", "_timeout_ns", "_timer", "_transport", "_trust", "_waited", "_wake", "_withheld",
+        "bytes_received", "bytes_sent", "connecting_ns", "connects", "origin", "timeout", "tls_ns",
     )  # fmt: skip
 
     def __init__(self, origin: Origin, *, timeout: float = 30.0) -> None:
@@ -58,7 +59,8 @@ class Connection(asyncio.Protocol):
         self._timeout_ns = int(timeout * 1e9)
         self._addresses: list[Any] = []
         self._transport: asyncio.Transport | None = None
-        self._sock: socket.socket | None = None  # plain HTTP only: written to directly
+        self._sock: socket.socket | None = None  # written to directly
+        self._seal: Callable[[bytes], bytes] | None = None  # TLS only
         self._poll = select.poll()
         self._spilled = False
         self._parser: Any = None
@@ -140,17 +142,27 @@ class Connection(asyncio.Protocol):
 
     async def _attach(self, sock: socket.socket) -> int:
         """Make the transport, through the TLS handshake where there is one; return the handshake's ns."""
-        tls = self.origin.tls
-        host = self.origin.host if tls else None
+        loop = asyncio.get_running_loop()
         began = perf_counter_ns()
+        tls: Tls | None = None
+        transport: asyncio.Transport | None = None
         try:
-            loop = asyncio.get_running_loop()
-            await loop.create_connection(lambda: self, sock=sock, ssl=tls, server_hostname=host)
+            if self.origin.tls:
+                tls = Tls(self.origin.tls, self.origin.host, self)
+            transport, _ = await loop.create_connection(lambda: tls or self, sock=sock)
+            if tls:
+                await tls.established
         except BaseException:
-            self._drop()
+            if tls:
+                tls.established.cancel()
+            if transport is not None:
+                transport.abort()
             sock.close()
             raise
-        self._sock = None if tls else sock
+        if tls:
+            self.connection_made(transport)
+        self._sock = sock
+        self._seal = tls.seal if tls else None
         self._spilled = False
         self._poll = select.poll()
         self._poll.register(sock.fileno(), _GONE if tls else _GONE | select.POLLIN)
@@ -203,14 +215,21 @@ class Connection(asyncio.Protocol):
 
     def _write(self, data: bytes) -> bool:
         """Hand bytes to the kernel, or to the transport what it does not take; False when the connection is dead."""
-        self.bytes_sent += len(data)
+        size = len(data)
+        self.bytes_sent += size
+        if self._seal is not None:
+            try:
+                data = self._seal(data)
+            except ssl.SSLError:
+                self.bytes_sent -= size
+                return False
         if self._sock is not None and not self._spilled:  # now, where a transport would wait for the loop's next turn
             try:
                 taken = self._sock.send(data, _NO_SIGNAL)
             except (BlockingIOError, InterruptedError):
                 taken = 0
             except OSError:
-                self.bytes_sent -= len(data)
+                self.bytes_sent -= size
                 return False
             if taken == len(data):
                 return True

@@ -29,7 +29,9 @@ ROUNDS = int(os.environ.get("PROVISION_CAMPAIGN", "10"))
 SEED = int(os.environ.get("PROVISION_CAMPAIGN_SEED", "20260601"))
 Sql = Callable[[Stack, str], str]
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["provision.cli", "provision.pipeline", "provision.gateway.supabase", "provision.gateway.removal"])
+FORKS.set_forkserver_preload(
+    ["provision.cli", "provision.pipeline", "provision.gateway.supabase", "provision.gateway.removal"]
+)
 KILLS = ("kill before", "kill after the commit", "interrupt", "terminate")
 STOPPED = {105, 106, -signal.SIGKILL}
 
@@ -127,7 +129,9 @@ class Command:
         return (self.folder / "log").read_text()
 
     def run_id(self) -> str | None:
-        return next((path.parent.name for path in self.folder.glob(".provision/*/manifest.ndjson") if path.stat().st_size), None)
+        return next(
+            (path.parent.name for path in self.folder.glob(".provision/*/manifest.ndjson") if path.stat().st_size), None
+        )
 
 
 def one_round(dice: random.Random, run: Command, stack: Stack, sql: Sql) -> None:
@@ -145,7 +149,9 @@ def one_round(dice: random.Random, run: Command, stack: Stack, sql: Sql) -> None
         return
     if dice.random() < 0.5:
         assert run("seed", "--run", name, chance=chance) == 0, run.log()
-        sold = int(sql(stack, f"select count(*) from {tables[0]}")) - sum(row.startswith(f"public.{tables[0]}{{") for row in before)
+        sold = int(sql(stack, f"select count(*) from {tables[0]}")) - sum(
+            row.startswith(f"public.{tables[0]}{{") for row in before
+        )
         assert sold == tickets + 1, run.log()
     if dice.random() < 0.3:
         code = run("teardown", chance=chance, deadly=(dice.randrange(1, 30), dice.choice(KILLS)))
@@ -155,11 +161,11 @@ def one_round(dice: random.Random, run: Command, stack: Stack, sql: Sql) -> None
 
 
 def test_after_kills_and_faults_the_database_is_as_it_was(target: Stack, sql: Sql, tmp_path: Path) -> None:
-    storm = Storm(random.Random(SEED))
+    storm = Storm(random.Random(SEED))  # noqa: S311 - repeatable on purpose
     storm.calm(0.0)
     with Proxy(target.url, storm.choose) as proxy:
         for number in range(ROUNDS):
-            dice = random.Random(f"{SEED}/{number}")
+            dice = random.Random(f"{SEED}/{number}")  # noqa: S311
             storm.dice = dice
             folder = tmp_path / str(number)
             folder.mkdir()

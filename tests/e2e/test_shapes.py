@@ -103,7 +103,8 @@ def test_a_colleagues_row_that_a_cascade_would_take_is_found_before_and_kept(
     assert torn.code == 107, torn
     assert re.search(r"not ours, kept: entries \S+ references baskets \S+ by basket_id", torn.out), torn
     counts = """
-        select (select count(*) from entries), (select count(*) from baskets), count(*) from evenings where title <> 'theirs'
+        select (select count(*) from entries), (select count(*) from baskets), count(*)
+          from evenings where title <> 'theirs'
     """
     assert sql(bare, counts) == "1|1|1"
     assert sql(bare, "select count(*) from hosts where name <> 'theirs'") == "1"

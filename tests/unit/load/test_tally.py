@@ -58,17 +58,17 @@ def test_a_histogram_of_few_values_is_exact(values: list[int]) -> None:
     assert dict(Histogram(values)) == Counter(values)
 
 
-@pytest.mark.parametrize("percent", [0, 1, 25, 50, 90, 95, 99, 99.9, 99.99, 100])
-def test_percentiles_of_very_many_values_are_right_to_a_thousandth(percent: float) -> None:
+def test_percentiles_of_very_many_values_are_right_to_a_thousandth() -> None:
     draw = random.Random(4)  # noqa: S311 - samples, not secrets
-    values = [int(draw.lognormvariate(16, 1.5)) for _ in range(300_000)]
+    values = [int(draw.lognormvariate(16, 1.5)) for _ in range(200_000)]
     histogram = Histogram()
     for start in range(0, len(values), 10_000):
         histogram.update(values[start : start + 10_000])
-    found = Trend.of((value / 1e6, times) for value, times in histogram).percentile(percent)
-    exact = Trend.of((value / 1e6, times) for value, times in Counter(values).items()).percentile(percent)
-    assert found == pytest.approx(exact, rel=1e-3)
-    assert len(histogram) == 300_000
+    found = Trend.of((value / 1e6, times) for value, times in histogram)
+    exact = Trend.of((value / 1e6, times) for value, times in Counter(values).items())
+    assert found.samples == exact.samples == 200_000
+    for percent in (0, 1, 25, 50, 90, 95, 99, 99.9, 99.99, 100):
+        assert found.percentile(percent) == pytest.approx(exact.percentile(percent), rel=1e-3), percent
 
 
 def test_a_histogram_does_not_grow_with_its_samples() -> None:

@@ -927,3 +927,40 @@ def test_what_http_cannot_carry_is_a_configuration_error(method: str, path: str,
     with pytest.raises(ConfigError) as caught:
         request_head(method, path, headers, "h")
     assert "topsecret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_tls_reply_larger_than_a_record_arrives_whole(run: Run, authority: Authority, pieces: int) -> None:
+    body = bytes(range(256)) * 400 * pieces
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    replies, _, connections = run(over_tls(authority, replying(answer), times=2))
+    assert [reply.body == body for reply in replies] == [True, True]
+    assert connections == 1
+
+
+def test_tls_request_larger_than_the_socket_takes_arrives_whole(run: Run, authority: Authority) -> None:
+    async def main() -> tuple[int, int]:
+        async with serve(replying(OK), authority.server("127.0.0.1")) as seen:
+            asker = Asker(Connection(Origin.parse(seen.secure_url, authority.file), timeout=LONG))
+            reply = await asker(request_bytes(request_head("POST", "/", {}, "h"), b"x" * 8_000_000))
+            asker.connection.close()
+            return reply.status, len(seen.requests[0])
+
+    assert run(main()) > (200, 8_000_000)
+
+
+def test_tls_handshake_that_is_given_up_leaves_nothing_open(run: Run, authority: Authority) -> None:
+    import os
+
+    async def main() -> int:
+        async with serve(servers.mute) as seen:
+            before = len(os.listdir("/dev/fd"))
+            for _ in range(5):
+                connection = Connection(Origin.parse(seen.secure_url, authority.file), timeout=SHORT)
+                with pytest.raises(ConnectFailed):
+                    await connection.connect()
+            for _ in range(3):
+                await asyncio.sleep(0)
+            return len(os.listdir("/dev/fd")) - before - 5  # the server's own ends
+
+    assert run(main()) <= 0
