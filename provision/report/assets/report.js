@@ -111,8 +111,8 @@
         height: 280, x: seconds,
         y: { type: "log", label: "↑ ms", grid: true, ticks: 5, tickFormat: (d) => number(d) },
         marks: [
-          Plot.areaY(rows, { x: "t", y1: "med", y2: "max", z: "scenario", fill: colour, fillOpacity: 0.16, curve: "monotone-x" }),
-          Plot.lineY(rows, { x: "t", y: "p(95)", z: "scenario", stroke: colour, strokeWidth: 2, curve: "monotone-x" }),
+          Plot.areaY(rows, { x: "t", y1: "med", y2: "max", z: "scenario", fill: colour, fillOpacity: 0.16 }),
+          Plot.lineY(rows, { x: "t", y: "p(95)", z: "scenario", stroke: colour, strokeWidth: 2 }),
           Plot.ruleY(limits(), { y: "limit", stroke: "var(--fail)", strokeDasharray: "6 4" }),
           Plot.text(limits(), {
             y: "limit", text: "text", frameAnchor: "right", dy: -8, fill: "var(--fail)", stroke: "var(--ground)", strokeWidth: 4,
