@@ -117,7 +117,7 @@ CASES = [
     Case("an odd --duration", (*RUN_SCENARIO, "--duration", "soon"), 104, "--duration: 'soon' is no duration"),
     Case("no scanners", (*RUN_SCENARIO, "--vus", "0"), 104, "Invalid value for '--vus'"),
     Case("one scanner in a race", (*RUN_SCENARIO, "--vus", "1"), 104, "race"),
-    Case("too few tickets", (*RUN_SCENARIO, "--rounds", "9000"), 104, r"can use 9581 tickets; the file has 641"),
+    Case("too few tickets", (*RUN_SCENARIO, "--rounds", "9000"), 104, r"can use 9\d{3} tickets; the file has 6\d\d"),
 ]
 
 
@@ -215,7 +215,7 @@ def test_tickets_that_were_used_are_not_used_again(place: Place, database: Datab
     assert place.run("seed", "--for", "quick").code == 0
     run = ("run-scenario", "quick", "--duration", "300ms", "--rounds", "500")
     assert place.run("run-scenario", "quick", "--duration", "300ms", "--rounds", "20").code == 0
-    _refused(place, 104, r"the file has 641, \d+ of them used already", *run)
+    _refused(place, 104, r"the file has \d+, \d+ of them used already", *run)
     assert place.run("teardown").code == 0
 
 
@@ -278,11 +278,11 @@ def _files_up_to(size: int) -> Callable[[], None]:
     return partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
 
 
-def test_a_disk_that_is_full_at_the_manifest_stops_before_the_first_row(place: Place, database: Database) -> None:
+def test_a_disk_that_is_full_at_the_run_folder_stops_before_the_first_row(place: Place, database: Database) -> None:
     before = database.rows()
     done = place.run("seed", "--tickets", "2", preexec=_files_up_to(100))
     assert done.code == 104, done
-    assert "manifest.ndjson: File too large" in done.err
+    assert re.search(r"\.provision/\S+: File too large", done.err), done
     assert database.rows() == before
     assert not (place.folder / "test-tickets.json").exists()
     again = place.run("teardown", "--all")

