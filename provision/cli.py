@@ -170,7 +170,9 @@ def init(
 @app.command()
 @command
 def seed(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a bundled one.")] = "event-night",
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe file or bundled name; else the scenario's, else event-night.")
+    ] = None,
     scenario: Annotated[
         str | None, typer.Option("--for", metavar="SCENARIO", help="Make as many tickets as this scenario can use.")
     ] = None,
@@ -216,6 +218,9 @@ def run_scenario(
     vus: Annotated[int | None, typer.Option(min=1, help="Virtual users, in every part of the scenario.")] = None,
     duration: Annotated[str | None, typer.Option(help="Length of constant-vus parts, such as 1m30s.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of every race.")] = None,
+    confidence: Annotated[
+        str | None, typer.Option(help="Instead: so many rounds that none broken puts the rate below this, such as 1%.")
+    ] = None,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Processes that share the load; by default as many as it needs.")
     ] = None,
@@ -243,13 +248,15 @@ def run_scenario(
     Examples:
       provision run-scenario
       provision run-scenario scenarios/scanner-burst.yaml --duration 20s --rounds 50
+      provision run-scenario --confidence 1%
       provision run-scenario my-scenario.yaml --tickets test-tickets.json --json summary.json
     """
     from provision import pipeline, rehearsal
 
     files = {form: path for form, path in (("json", json), ("html", html), ("junit", junit)) if path}
+    ci = bool(os.environ.get("CI"))
     options = rehearsal.RunOptions(
-        scenario, tickets, vus, duration, rounds, processes, allow_exhaustion, files, out or (), config
+        scenario, tickets, vus, duration, rounds, processes, allow_exhaustion, files, out or (), config, confidence, ci
     )
     outcome = pipeline.run_scenario(options, _live(quiet))
     _print_rehearsal(outcome)
@@ -341,7 +348,7 @@ def _print_torn_down(done: TornDown) -> None:
 @command
 def check(
     scenario: Annotated[str, typer.Argument(help="A scenario file or bundled name.")] = "scenarios/scanner-burst.yaml",
-    recipe: Annotated[str, typer.Option(help="A recipe file or bundled name.")] = "event-night",
+    recipe: Annotated[str | None, typer.Option(help="A recipe file or bundled name; else the scenario's.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Preflight: keys, schema, function arguments and a canary scan of one ticket, which is removed again.

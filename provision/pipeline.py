@@ -23,17 +23,14 @@ from provision.rundir import MANIFEST, RECIPE, RunDir
 from provision.target import Secret, Target, from_environment
 
 if TYPE_CHECKING:
-    from provision.fixtures.manifest import AppTable, Manifest
-    from provision.fixtures.plan import Plan, Trace
-    from provision.fixtures.recipe import Recipe
-    from provision.fixtures.schema import Schema
+    from provision.fixtures.manifest import Manifest
+    from provision.fixtures.plan import Plan
     from provision.gateway import Gateway
     from provision.gateway.orphans import Orphan
     from provision.gateway.removal import Account
     from provision.gateway.scope import Foreign
     from provision.local.stack import Stack
     from provision.rehearsal import Rehearsal, RunOptions
-    from provision.yamlfile import Document
 
 TICKETS_FILE = Path("test-tickets.json")
 EMBEDDED = "the embedded local stack "
@@ -58,7 +55,8 @@ def open_target(watcher: Watcher, name: str = "default") -> Iterator[Target]:
 
 def embedded(running: Stack) -> Target:
     """The target that an embedded stack is."""
-    return Target(running.url, Secret(running.secret_key), embedded=running.name)
+    key, tls_url = Secret(running.secret_key), running.tls_url
+    return Target(running.url, key, ca_file=running.ca_file, embedded=running.name, tls_url=tls_url)
 
 
 def identity(target: Target) -> str:
@@ -123,7 +121,7 @@ def init(name: str, folder: Path, watcher: Watcher) -> tuple[Path, Path]:
 class SeedOptions:
     """What `provision seed` was asked for; a `run` is resumed, with its own recipe, tickets and files."""
 
-    recipe: str = "event-night"
+    recipe: str | None = None
     scenario: str | None = None
     tickets: int | None = None
     out: Path = TICKETS_FILE
@@ -156,10 +154,11 @@ def seed_target(options: SeedOptions, target: Target, watcher: Watcher) -> Seede
     """`seed` on a target that is open."""
     from provision.fixtures import manifest, plan, recipe
 
-    path, text = bundled.find("seeds", options.recipe)
+    name = options.recipe or _recipe_for(options.scenario)
+    path, text = bundled.find("seeds", name)
     parsed, document = recipe.parse(path, text)
     target = _in_schema(target, parsed.profile)
-    count, why = _ticket_count(options, parsed.count)
+    count, why = _ticket_count(options, name, parsed.count)
     for file in filter(None, (options.out, options.env)):
         rundir.check_writable(file)
     now = datetime.now(UTC)
@@ -223,6 +222,8 @@ def _fill(
         if env := done.files["env"]:
             rundir.write_text(Path(env), [tickets.env_file(plan, target.url)])
         folder.append(MANIFEST, {"event": "seeded", "tickets": str(out)})
+        if gateway.retries:
+            watcher.say(f"{gateway.retries:,} requests had to be sent again.")
         _warn_of_unnamed(folder, gateway, watcher)
 
 
@@ -235,12 +236,21 @@ def _warn_of_unnamed(folder: RunDir, gateway: Gateway, watcher: Watcher) -> None
         watcher.say(f"  written_by_app: {{{row.table}: {row.column}}}; else teardown keeps such rows and theirs")
 
 
-def _ticket_count(options: SeedOptions, default: int) -> tuple[int, str]:
+def _recipe_for(scenario: str | None) -> str:
+    """The recipe that makes a scenario's tickets, the usual one without a scenario."""
+    from provision.load import spec
+
+    if scenario is None:
+        return "event-night"
+    return spec.parse(*bundled.find("scenarios", scenario)).recipe
+
+
+def _ticket_count(options: SeedOptions, recipe: str, default: int) -> tuple[int, str]:
     """How many tickets, and why so many."""
     if options.tickets is not None:
         return options.tickets, "--tickets"
     if options.scenario is None:
-        return default, f"the recipe {options.recipe}"
+        return default, f"the recipe {recipe}"
     from provision.load import spec
 
     scenario = spec.parse(*bundled.find("scenarios", options.scenario))
@@ -392,37 +402,11 @@ def find(
                     name,
                     target=identity(target),
                     profile=target.schema,
-                    traces=_traces(parsed, document, schema, name),
-                    app=_app_tables(parsed, schema),
+                    traces=orphans.traces(parsed, document, schema, name),
+                    app=orphans.app_tables(parsed, schema),
                 )
                 done.runs.append(_remove(lost, gateway, watcher, dry_run=dry_run))
             return Found(identity(target), seen, done)
-
-
-def _traces(recipe: Recipe, document: Document, schema: Schema, run: str) -> dict[str, Trace]:
-    """The texts by which a recipe's rows are found, as far as it fits the schema."""
-    from provision.errors import RecipeError
-    from provision.fixtures import plan
-
-    try:
-        planned = plan.build(recipe, document, schema, run, datetime.now(UTC).date(), 1)
-    except RecipeError:
-        return {}
-    return {table.table: table.trace for table in planned.tables if table.trace}
-
-
-def _app_tables(recipe: Recipe, schema: Schema) -> list[AppTable]:
-    """The tables that a recipe says the app writes into, as far as they are in the schema."""
-    from provision.fixtures.manifest import AppTable
-
-    entries = [(table, column) for table, column in recipe.written_by_app.items() if table in schema.tables]
-    return [AppTable(t, c, _points_at(schema, t, c, recipe.tickets.table)) for t, c in entries]
-
-
-def _points_at(schema: Schema, table: str, column: str, otherwise: str) -> str:
-    """The table that a column references, as far as the schema shows."""
-    found = schema.tables[table].columns.get(column)
-    return found.references[0] if found and found.references else otherwise
 
 
 def _unclean() -> list[str]:
@@ -467,12 +451,12 @@ class Checked:
     facts: Sequence[str]
 
 
-def check(scenario: str, recipe: str, watcher: Watcher) -> Checked:
+def check(scenario: str, recipe: str | None, watcher: Watcher) -> Checked:
     """Rehearse with a single ticket: schema, function, columns and a canary scan; removes again what it made."""
     from provision import rehearsal
 
     with open_target(watcher) as target, rundir.temporary_file("tickets.json") as out:
-        seeded = seed_target(SeedOptions(recipe=recipe, tickets=1, out=out), target, watcher)
+        seeded = seed_target(SeedOptions(recipe=recipe, scenario=scenario, tickets=1, out=out), target, watcher)
         folder = RunDir.open(seeded.run)
         try:
             wanted = rehearsal.prepare(rehearsal.RunOptions(scenario=scenario, tickets=out))
@@ -516,8 +500,9 @@ def demo(*, gate: str | None, fast: bool, watcher: Watcher) -> Demo:
     from provision import rehearsal
     from provision.local import stack
 
-    scenario = "quick" if fast else "scanner-burst"
-    with stack.lease("demo", gate=gate or "row-lock-nowait", progress=watcher.say) as running:
+    chosen = stack.gates()[gate or "row-lock-nowait"]
+    scenario = chosen.scenario or ("quick" if fast else "scanner-burst")
+    with stack.lease("demo", gate=chosen.name, progress=watcher.say) as running:
         watcher.say(f"The stack is up at {running.url}, its gate is {running.gate}.")
         target = embedded(running)
         with rundir.temporary_file("tickets.json") as out:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from provision import __version__, bundled, rundir, saved
-from provision.audit import evidence, thresholds, verdict
+from provision.audit import bounds, evidence, thresholds, verdict
 from provision.audit.evidence import Snapshot
 from provision.audit.metrics import Metrics
 from provision.audit.promises import Status
@@ -26,9 +27,10 @@ from provision.fixtures.schema import Schema
 from provision.fixtures.tickets import Tickets
 from provision.gateway import Gateway, truth, within
 from provision.k6 import options as k6_options
-from provision.load import engine, executors, spec
+from provision.load import engine, executors, overtaking, spec
 from provision.load.http import Origin, Reply
 from provision.load.outcomes import Outcome, classifier
+from provision.load.overtaking import SlowRead
 from provision.load.request import Template
 from provision.load.results import Results
 from provision.load.session import Job
@@ -40,6 +42,7 @@ from provision.target import Target
 from provision.yamlfile import unknown
 
 BROKEN_SHOWN = 5
+TEXTS = {"text", "character varying"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,9 @@ class RunOptions:
     """Forms in which every request is written down, such as `csv` or `ndjson=requests.ndjson`."""
     config: Path | None = None
     """A k6 JSON configuration whose executors and thresholds take the place of the scenario file's."""
+    confidence: str | None = None
+    """The rate of broken rounds, such as `0.1%`, that as many rounds as it takes are to put a bound on."""
+    ci: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,7 @@ def prepare(options: RunOptions) -> Wanted:
         path, text = _k6_configuration(options.config)
         scenario, source = k6_options.apply(scenario, path, text), f"{source}\n# {path.name}\n{text}"
     duration = None if options.duration is None else _duration(options.duration)
-    scenario = spec.override(scenario, vus=options.vus, duration=duration, rounds=options.rounds)
+    scenario = spec.override(scenario, vus=options.vus, duration=duration, rounds=_rounds(options), ci=options.ci)
     wanted = tuple(_thresholds(path, scenario))
     try:
         text = options.tickets.read_text(encoding="utf-8")
@@ -125,6 +131,19 @@ def _k6_configuration(path: Path) -> tuple[Path, str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ScenarioError(f"{path}: {reason}.") from None
+
+
+def _rounds(options: RunOptions) -> int | None:
+    """Rounds by number, or so many that none broken among them puts the rate below a bound such as 0.1%."""
+    if options.confidence is None:
+        return options.rounds
+    if options.rounds is not None:
+        raise ScenarioError("--rounds and --confidence exclude each other.")
+    number = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", options.confidence.strip())
+    rate = float(number[1]) / (100 if number[2] else 1) if number else 0.0
+    if not 0 < rate < 1:
+        raise ScenarioError(f"--confidence: {options.confidence!r} is no rate; write 1% or 0.1%")
+    return bounds.rounds_for(rate)
 
 
 def _duration(text: str) -> float:
@@ -176,7 +195,7 @@ def rehearse(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher)
     schema = gateway.schema()
     check_schema(wanted, schema)
     fresh = _fresh(gateway, schema, wanted)
-    job = _job(wanted, target, fresh)
+    job = _job(wanted, target, fresh, schema)
     folder = RunDir.ensure(wanted.tickets.run).subfolder(wanted.scenario.name)
     run, scenario = _about(wanted, target), _carried_out(wanted)
     folder.write_json("run.json", run)
@@ -213,7 +232,7 @@ def preflight(wanted: Wanted, target: Target, gateway: Gateway) -> list[str]:
     bare = wanted.scenario.model_copy(update={"scenarios": {}})
     schema = gateway.schema()
     check_schema(wanted, schema)
-    job = _job(replace(wanted, scenario=bare), target, [dict(ticket) for ticket in wanted.tickets.fields])
+    job = _job(replace(wanted, scenario=bare), target, [dict(ticket) for ticket in wanted.tickets.fields], schema)
     results = engine.run(job, BytesIO(), watch=lambda _: None, check_canary=check_canary)
     snapshot = truth.take(gateway, schema, wanted.scenario.truth, wanted.ids)
     broken = [f for f in verdict.judge(results, snapshot, ()).findings if f.status is Status.FAIL]
@@ -253,7 +272,8 @@ def _in_file(path: Path) -> Iterator[None]:
 
 def _fresh(gateway: Gateway, schema: Schema, wanted: Wanted) -> list[dict[str, str]]:
     """The tickets that are in the database and were not used before; TicketsError when they are too few."""
-    hint = f"Seed enough with: provision seed --for {wanted.path}"
+    needed = _needed(wanted)
+    hint = f"Seed enough with: provision seed {wanted.scenario.recipe} --tickets {needed}"
     sample = wanted.scenario.truth.consumed or wanted.scenario.truth.entries
     if wanted.scenario.truth.consumed and sample:
         there = gateway.count(sample.table, within(sample.ticket, wanted.ids))
@@ -264,7 +284,6 @@ def _fresh(gateway: Gateway, schema: Schema, wanted: Wanted) -> list[dict[str, s
     before = truth.take(gateway, schema, wanted.scenario.truth, wanted.ids)
     used = {*(before.consumed or ()), *(before.entries or ())}
     fresh = [dict(ticket) for ticket in wanted.tickets.fields if ticket["id"] not in used]
-    needed = _needed(wanted)
     if len(fresh) < needed:
         already = f", {len(used)} of them used already" if used else ""
         raise TicketsError(
@@ -288,8 +307,9 @@ def _needed(wanted: Wanted) -> int:
         raise
 
 
-def _job(wanted: Wanted, target: Target, fresh: list[dict[str, str]]) -> Job:
+def _job(wanted: Wanted, target: Target, fresh: list[dict[str, str]], schema: Schema) -> Job:
     origin = Origin.parse(target.url, target.ca_file)
+    race_origin = Origin.parse(target.tls_url, target.ca_file) if target.tls_url else origin
     values = {"run": wanted.tickets.run, "event.id": wanted.tickets.event}
     if wanted.tickets.scanner:
         values["scanner.id"] = wanted.tickets.scanner
@@ -297,7 +317,19 @@ def _job(wanted: Wanted, target: Target, fresh: list[dict[str, str]]) -> Job:
     with _in_file(wanted.path):
         template = Template(wanted.scenario.request, origin, headers, frozenset(fresh[0]), frozenset(values))
     classify = classifier(wanted.scenario.outcomes)
-    return Job(wanted.scenario, origin, template, classify, fresh, values, seed=wanted.tickets.run)
+    slow_read = _slow_read(wanted, schema, race_origin, headers)
+    run = wanted.tickets.run
+    return Job(wanted.scenario, origin, template, classify, fresh, values, run, race_origin, slow_read)
+
+
+def _slow_read(wanted: Wanted, schema: Schema, origin: Origin, headers: dict[str, str]) -> SlowRead:
+    """A read of our tickets, or of the rows about them, that can be made slow."""
+    evidence = wanted.scenario.truth.consumed or wanted.scenario.truth.entries
+    assert evidence is not None  # noqa: S101 - the scenario's model sees to it
+    columns = schema.tables[evidence.table].columns.values()
+    texts = tuple(column.name for column in columns if column.required and column.format in TEXTS)
+    ids = tuple(str(wanted.ids.id(number)) for number in range(min(overtaking.ROWS, len(wanted.tickets))))
+    return SlowRead(origin, tuple(headers.items()), evidence.table, evidence.ticket, texts, ids)
 
 
 def check_canary(answers: list[tuple[Outcome, Reply]]) -> None:
@@ -327,7 +359,7 @@ def _snapshot(gateway: Gateway, schema: Schema, wanted: Wanted, results: Results
     entries = None if taken.entries is None else {t: n for t, n in taken.entries.items() if t in fresh}
     snapshot = Snapshot(consumed, entries)
     cases = evidence.gather(results, snapshot).cases.values()
-    broken = [c.ticket for c in cases if c.twice or c.lost or c.unexpected or c.disagrees][:BROKEN_SHOWN]
+    broken = [case.ticket for case in cases if case.broken][:BROKEN_SHOWN]
     return replace(snapshot, rows=truth.rows_of(gateway, schema, wanted.scenario.truth, broken))
 
 

@@ -76,12 +76,15 @@ class RunDir:
                 return RunDir(path)
 
     def append(self, name: str, record: dict[str, Any]) -> None:
-        """Add one JSON line and force it to the disk before returning."""
+        """Add one JSON line and force it to the disk before returning, and with its first line the file itself."""
         try:
+            new = not (self.path / name).exists()
             with (self.path / name).open("ab") as file:
                 file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
+            for folder in (self.path, self.path.parent) if new else ():
+                _sync(folder)
         except OSError as error:
             raise disk_error(self.path / name, error) from None
 
@@ -116,6 +119,15 @@ class RunDir:
                 yield file
         except OSError as error:
             raise disk_error(self.path / name, error) from None
+
+
+def _sync(folder: Path) -> None:
+    """Force the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def runs(root: Path = ROOT) -> list[str]:

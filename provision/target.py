@@ -50,6 +50,7 @@ class Target:
     schema: str = "public"
     ca_file: Path | None = None
     embedded: str = ""
+    tls_url: str = ""  # the same API over TLS and HTTP/2, where `url` is not that; races go there
 
     @property
     def ref(self) -> str:

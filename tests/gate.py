@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+READ_S = 0.12  # what any read takes
 Scan = Callable[["Gate", str], Awaitable[dict[str, Any]]]
 ROW = {"success": False, "already_scanned": False, "scanned_at": None, "scanned_by": None, "error_message": None}
 
@@ -27,6 +28,12 @@ class Gate:
     lose: Callable[[int], bool] = lambda _: False
     """Whether to close the connection after the n-th scan was carried out, without a reply."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    places: int = 100
+    """How many requests it works on at once."""
+    workers: asyncio.Semaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.workers = asyncio.Semaphore(self.places)
 
     @property
     def url(self) -> str:
@@ -59,8 +66,8 @@ async def instant(gate: Gate, ticket: str) -> dict[str, Any]:
     return {"success": True} if gate.admitted[ticket] == 1 else {"already_scanned": True}
 
 
-async def one_at_a_time(gate: Gate, ticket: str) -> dict[str, Any]:
-    """The racy gate behind a pool of one connection."""
+async def waiting(gate: Gate, ticket: str) -> dict[str, Any]:
+    """One winner; the others wait for it and are told that the ticket is used."""
     async with gate.lock:
         return await racy(gate, ticket)
 
@@ -106,10 +113,16 @@ async def _connection(gate: Gate, reader: asyncio.StreamReader, writer: asyncio.
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                if head.startswith("GET "):
+                    async with gate.workers:
+                        await asyncio.sleep(READ_S)
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+                    continue
                 length = int(head.lower().split("content-length:")[1].split("\r\n")[0])
                 asked = json.loads(await reader.readexactly(length))
                 gate.seen.append(asked)
-                answer = await _answer(gate, asked["p_ticket_id"])
+                async with gate.workers:
+                    answer = await _answer(gate, asked["p_ticket_id"])
                 if gate.lose(len(gate.seen)):
                     return
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")

@@ -24,7 +24,7 @@ TICKETING = {
         "ticket_type_id": "uuid! >ticket_types", "attendee_name": "text!", "qr_token": "text!", "is_used": "boolean",
     },
     "scan_logs": {"id": "uuid! = pk", "ticket_id": "uuid >tickets", "scan_success": "boolean! ="},
-    "event_checklist": {"id": "bigint! = pk", "event_id": "uuid! >events"},
+    "event_checklist": {"id": "bigint! = pk", "event_id": "uuid! >events", "position": "integer", "task": "text"},
 }  # fmt: skip
 SCAN = {"p_ticket_id": "uuid", "p_scanned_by": "uuid", "p_device_id": "text", "p_scan_method": "text"}
 CASCADES = frozenset({("scan_logs", "ticket_id"), ("event_checklist", "event_id"), ("tickets", "order_id")})

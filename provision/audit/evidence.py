@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from provision.load.outcomes import Outcome
-from provision.load.results import CANARY, NO_TICKET, Record, Results
+from provision.load.results import CANARY, NO_TICKET, Record, Results, Round
+
+OVERLAP_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +57,23 @@ class Case:
     requests: int = 0
     stored: int = 0
     disagrees: bool = False
+    allowed: int = 1
+    idempotent: bool = False
 
     @property
     def twice(self) -> bool:
-        return len(self.acknowledged) > 1 or self.stored > 1
+        """Whether more were admitted than the scenario allows: one, unless it says otherwise."""
+        return self.stored > self.allowed or (len(self.acknowledged) > self.allowed and not self.idempotent)
 
     @property
     def lost(self) -> bool:
-        return self.stored < len(self.acknowledged) and not self.twice
+        """Whether somebody heard of an admission that is not stored; one effect is enough for the same key."""
+        heard = min(len(self.acknowledged), self.allowed) if self.idempotent else len(self.acknowledged)
+        return self.stored < heard and not self.twice
+
+    @property
+    def broken(self) -> bool:
+        return self.twice or self.lost or self.unexpected or self.disagrees
 
     @property
     def unexpected(self) -> bool:
@@ -81,14 +93,40 @@ class Evidence:
     cases: Mapping[str, Case]
     ghosts: tuple[Record, ...]
 
-    def round_cases(self) -> list[tuple[int, Case]]:
-        """The race rounds' numbers with the case of their ticket."""
-        return [(number, self.cases[self.results.tickets[r.ticket]]) for number, r in enumerate(self.results.rounds)]
+    def trials(self) -> list[Trial]:
+        """The race rounds, in their order."""
+        return [Trial(r, self.cases[self.results.tickets[r.ticket]]) for r in self.results.rounds]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One race round and what became of its ticket."""
+
+    round: Round
+    case: Case
+
+    @property
+    def state(self) -> Literal["held", "broken", "no contention"]:
+        """`no contention` when the requests did not meet at the client, so that nothing was tried."""
+        if self.case.broken:
+            return "broken"
+        return "held" if overlapped(self.round) else "no contention"
+
+    @property
+    def won(self) -> bool:
+        """Whether somebody was let in, or may have been."""
+        return bool(self.case.stored or self.case.acknowledged or self.case.unknown)
+
+
+def overlapped(round_: Round) -> bool:
+    """Whether a round was contended at the client: half of its requests were in flight before the first reply."""
+    return round_.overlap >= OVERLAP_SHARE * round_.requests
 
 
 def gather(results: Results, snapshot: Snapshot) -> Evidence:
     """Join replies and database by ticket; tickets that the database alone speaks of are cases too."""
-    cases = {ticket: Case(ticket) for ticket in results.tickets}
+    new = partial(Case, allowed=results.winners, idempotent=results.promise == "idempotent")
+    cases = {ticket: new(ticket) for ticket in results.tickets}
     ghosts = []
     for record in results.records():
         if record.ticket == NO_TICKET:
@@ -101,7 +139,7 @@ def gather(results: Results, snapshot: Snapshot) -> Evidence:
         elif record.named is Outcome.UNKNOWN:
             case.unknown.append(record)
     for ticket in {*(snapshot.consumed or ()), *(snapshot.entries or ())}:
-        cases.setdefault(ticket, Case(ticket))
+        cases.setdefault(ticket, new(ticket))
     for case in cases.values():
         case.stored = snapshot.stored(case.ticket)
         case.disagrees = snapshot.disagrees(case.ticket)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from provision.audit import bounds
 from provision.audit.contention import Contention
 from provision.audit.evidence import Case, Evidence, who
 from provision.audit.metrics import Metrics
@@ -20,6 +21,8 @@ CPU_LIMIT = 0.9
 LATE_LIMIT_MS = 10.0
 """In the open model the p99 of send − due up to which the load is taken to be the one that was asked for."""
 SHOWN = 5
+GOALS = (0.1, 0.05, 0.01, 0.005, 0.001, 0.0005, 0.0001)
+"""Rates of broken rounds that a statement may name as the next one to aim at."""
 
 
 class Status(IntEnum):
@@ -40,17 +43,25 @@ class Finding:
     details: tuple[dict[str, Any], ...] = ()
 
 
-def one_winner(evidence: Evidence) -> Finding:
-    """No ticket was let in twice, in the replies or in the database."""
+def winners(evidence: Evidence) -> Finding:
+    """No ticket was let in more often than the scenario allows, in the replies or in the database.
+
+    The promise is `one-winner`, `stock` when N may win, or `idempotent`, when only what is stored counts.
+    """
+    allowed, idempotent = evidence.results.winners, evidence.results.promise == "idempotent"
+    name = "idempotent" if idempotent else "one-winner" if allowed == 1 else "stock"
     broken = [case for case in evidence.cases.values() if case.twice]
     if not broken:
         used = sum(case.requests > 0 for case in evidence.cases.values())
-        return Finding("one-winner", Status.PASS, f"None of {used:,} tickets was admitted twice.")
+        often = "twice" if allowed == 1 else f"more than {allowed} times"
+        done = f"took effect {often}" if idempotent else f"was admitted {often}"
+        return Finding(name, Status.PASS, f"None of {used:,} tickets {done}.")
     case = broken[0]
-    what = f"Ticket {case.ticket} was admitted {_times(max(len(case.acknowledged), case.stored))}"
-    return Finding(
-        "one-winner", Status.FAIL, _also(f"{what}{_winners(evidence, case)}", broken), _details(evidence, broken)
-    )
+    often = _times(case.stored if idempotent else max(len(case.acknowledged), case.stored))
+    what = f"Ticket {case.ticket} " + (f"took effect {often}" if idempotent else f"was admitted {often}")
+    limit = f", of {allowed} allowed" if allowed > 1 else ""
+    text = _also(f"{what}{limit}{_winners(evidence, case)}", broken)
+    return Finding(name, Status.FAIL, text, _details(evidence, broken))
 
 
 def _winners(evidence: Evidence, case: Case) -> str:
@@ -129,30 +140,65 @@ def contended(evidence: Evidence, contention: Contention) -> Finding | None:
     if contention.overlapping < CONTENDED_SHARE * rounds:
         text = f"Only {contention.overlapping} of {rounds} rounds had half of their requests in flight together."
         return Finding(name, Status.INCONCLUSIVE, text)
-    measured = "" if contention.concurrency is None else f"effective concurrency {contention.concurrency:.1f}"
     if not contention.at_server:
-        text = "The server ran the requests one after the other, so no race took place there"
-        return Finding(name, Status.INCONCLUSIVE, f"{text} ({measured or 'nothing shows otherwise'}).")
-    proof = f"{contention.collisions:,} requests met another transaction" if contention.collisions else measured
-    text = f"{contention.overlapping} of {rounds} rounds were contended ({proof})."
-    return Finding(name, Status.PASS, text)
+        return Finding(name, Status.INCONCLUSIVE, f"{_no_concurrency(contention)} (release: {contention.release}).")
+    proof = f"{contention.collisions:,} requests met another transaction" if contention.collisions else ""
+    if contention.concurrency is not None:
+        measured = f"the server works on at least {contention.concurrency} requests at once"
+        proof = f"{measured}, {proof}" if proof else measured
+    text = f"{contention.overlapping} of {rounds} rounds were contended; {proof}."
+    return Finding(name, Status.PASS, f"{text} Release: {contention.release}." if contention.release else text)
+
+
+def _no_concurrency(contention: Contention) -> str:
+    if contention.concurrency is None:
+        why = f": {contention.unprobed}" if contention.unprobed else ""
+        return f"Nothing shows that the server worked on two requests at once, so maybe no race took place there{why}"
+    return "The server ran the requests one after the other, effective concurrency 1, so no race took place there"
 
 
 def rounds_won(evidence: Evidence, contention: Contention) -> Finding | None:
-    """Each race round had a winner, and how rare a double admission must be after so many; None without rounds."""
-    cases = evidence.round_cases()
-    if not cases:
+    """Each race round had a winner, and how rare a broken round must be after so many; None without rounds."""
+    trials = evidence.trials()
+    if not trials:
         return None
-    without = [case for _, case in cases if not case.stored and not case.acknowledged and not case.unknown]
-    if without:
-        text = f"In {len(without)} of {len(cases)} rounds nobody was let in, first for ticket {without[0].ticket}."
-        return Finding("rounds-won", Status.INCONCLUSIVE, text, _details(evidence, without))
-    broken = sum(case.twice for _, case in cases)
+    broken = [trial.case for trial in trials if trial.state == "broken"]
     if broken:
-        return Finding("rounds-won", Status.FAIL, f"{broken} of {len(cases)} rounds had more than one winner.")
-    bound = 1 - 0.05 ** (1 / contention.overlapping) if contention.overlapping else 1.0
-    text = f"0 of {contention.overlapping} contended rounds admitted twice: the true rate is below {bound:.2%} (95 %)."
-    return Finding("rounds-won", Status.PASS, text)
+        low, high = (bound(len(broken), len(trials), 0.975) for bound in (bounds.lower, bounds.upper))
+        text = f"{len(broken)} of {len(trials)} rounds broke: a rate of {low:.2%} to {high:.2%} (95 %)."
+        return Finding("rounds-won", Status.FAIL, text, _details(evidence, broken))
+    without = [trial.case for trial in trials if not trial.won]
+    if without:
+        text = f"In {len(without)} of {len(trials)} rounds nobody was let in, first for ticket {without[0].ticket}."
+        return Finding("rounds-won", Status.INCONCLUSIVE, text, _details(evidence, without))
+    rate = bounds.upper(0, contention.overlapping)
+    text = f"0 of {contention.overlapping} contended rounds {_done(evidence)}: the true rate is below {rate:.2%} (95 %)"
+    smaller = next((goal for goal in GOALS if goal < rate / 2), GOALS[-1])
+    further = f"below {smaller:.2%} would take {bounds.rounds_for(smaller):,} rounds"
+    return Finding("rounds-won", Status.PASS, f"{text}; {further}.")
+
+
+def _done(evidence: Evidence) -> str:
+    if evidence.results.promise == "idempotent":
+        return "took effect twice"
+    return "admitted twice" if evidence.results.winners == 1 else f"admitted more than {evidence.results.winners}"
+
+
+def released(evidence: Evidence) -> Finding | None:
+    """Every request of the race took part in its release; None without rounds, otherwise the laggards by name."""
+    rounds = evidence.results.rounds
+    missed = [(round_, vu) for round_ in rounds for vu in round_.late]
+    if not rounds:
+        return None
+    if not missed:
+        return Finding("released", Status.PASS, f"Every request of {len(rounds):,} rounds took part in its release.")
+    round_, vu = missed[0]
+    text = (
+        f"{len(missed)} requests missed the release, first gate {vu + 1} in round {round_.number + 1} ({round_.part})"
+    )
+    share = len({id(round_) for round_, _ in missed}) / len(rounds)
+    status = Status.INCONCLUSIVE if share > 1 - CONTENDED_SHARE else Status.PASS
+    return Finding("released", status, f"{text}.")
 
 
 def generator_kept_up(evidence: Evidence) -> Finding:
@@ -209,12 +255,13 @@ def run_complete(evidence: Evidence) -> Finding:
 def judge_all(evidence: Evidence, contention: Contention) -> tuple[Finding, ...]:
     """Every promise that applies to the run."""
     found: tuple[Finding | None, ...] = (
-        one_winner(evidence),
+        winners(evidence),
         none_lost(evidence),
         none_unexpected(evidence),
         database_agrees(evidence),
         all_classified(evidence),
         contended(evidence, contention),
+        released(evidence),
         rounds_won(evidence, contention),
         generator_kept_up(evidence),
         run_complete(evidence),
@@ -240,8 +287,16 @@ def _details(evidence: Evidence, cases: Iterable[Case]) -> tuple[dict[str, Any],
             "acknowledged": len(case.acknowledged),
             "unknown": len(case.unknown),
             "stored": case.stored,
+            "rounds": sorted({record.round + 1 for record in case.acknowledged if record.round >= 0}),
+            "gaps_us": _gaps(case),
             "requests": [request(record) for record in case.acknowledged + case.unknown],
             "rows": evidence.snapshot.rows.get(case.ticket, []),
         }
         for case, _ in zip(cases, range(SHOWN), strict=False)
     )
+
+
+def _gaps(case: Case) -> list[float]:
+    """How long after the first winner's reply each further one's began, in µs."""
+    first, *others = sorted(record.first for record in case.acknowledged) or [0]
+    return [(at - first) / 1000 for at in others]

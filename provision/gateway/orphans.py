@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 
-from provision.fixtures import fakes, ids
+from provision.errors import RecipeError
+from provision.fixtures import fakes, ids, plan
 from provision.fixtures.ids import MAX_TABLES, IdRange, Range, row_id
 from provision.fixtures.manifest import AppTable, Manifest, OwnedTable
-from provision.fixtures.plan import Trace
+from provision.fixtures.recipe import Recipe
 from provision.fixtures.schema import Schema, Table
+from provision.fixtures.tables import Trace
 from provision.gateway import BatchTooLarge, Filter, Gateway
+from provision.yamlfile import Document
 
 RUN = re.compile(r"[0-9]{8}-[0-9]{6}-[a-z0-9]{5}")
 """The shape of a run's id."""
@@ -82,6 +86,26 @@ def manifest(
         files={},
         state="lost",
     )
+
+
+def traces(recipe: Recipe, document: Document, schema: Schema, run: str) -> dict[str, Trace]:
+    """The texts by which a recipe's rows are found; none when the recipe does not fit the schema."""
+    try:
+        planned = plan.build(recipe, document, schema, run, date(2000, 1, 1), 1)
+    except RecipeError:
+        return {}
+    return {table.table: table.trace for table in planned.tables if table.trace}
+
+
+def app_tables(recipe: Recipe, schema: Schema) -> list[AppTable]:
+    """The tables that a recipe says the app writes into, as far as they are in the schema."""
+    found = []
+    for name, column in recipe.written_by_app.items():
+        columns = schema.tables[name].columns if name in schema.tables else {}
+        if column in columns:
+            reference = columns[column].references
+            found.append(AppTable(name, column, reference[0] if reference else recipe.tickets.table))
+    return found
 
 
 def _owned(gateway: Gateway, table: Table, run: str, traces: Mapping[str, Trace]) -> OwnedTable | None:

@@ -16,7 +16,8 @@ from provision.errors import ApiError, TargetError
 from provision.fixtures import manifest as journal_lines
 from provision.fixtures.ids import IdRange, Recorded
 from provision.fixtures.manifest import Batch, Manifest, OwnedTable
-from provision.fixtures.plan import Plan, TablePlan
+from provision.fixtures.plan import Plan
+from provision.fixtures.tables import TablePlan
 from provision.gateway import BatchTooLarge, Gateway, Row, settling, within
 from provision.gateway.pace import Pace
 

@@ -79,6 +79,7 @@ class _Vu:
         "left",
         "pause",
         "render",
+        "rush_until",
         "spans",
         "ticket",
         "watch",
@@ -93,6 +94,7 @@ class _Vu:
         self.render = crew.session.splicer(lane)
         self.active = False
         self.due = self.ticket = 0
+        self.rush_until = 0  # ns until which nothing but a reply is waited for: the short way through `next`
         self.deadline = 0.0
         self.watch: Callable[[], None] | None = None
         self.cancel_wait: Callable[[], None] | None = None
@@ -103,7 +105,12 @@ class _Vu:
         if crew.session.stopping.is_set() or self.left == 0 or crew.left == 0:
             self.end()
             return
-        now = (perf_counter_ns() - crew.began) / _SECOND
+        moment = perf_counter_ns()
+        if moment < self.rush_until and not not_before:
+            self.due = moment
+            self.fire()
+            return
+        now = (moment - crew.began) / _SECOND
         pause = self.pause() if self.lane.iteration else 0.0
         found = schedule.next_start(self.spans, now + max(pause, not_before))
         if found is None:
@@ -114,6 +121,8 @@ class _Vu:
             start = span.start  # all begin together, whatever each of them had to wait for its turn
         self.due = crew.began + round(start * _SECOND)
         self.be_active(span.start <= now)
+        if crew.executor.pause[1] == 0:
+            self.rush_until = crew.began + round(span.stop * _SECOND)
         if span.give_up != self.deadline:
             self.give_up_at(span)
         if start <= now:

@@ -153,6 +153,9 @@ class _Run:
             vus=tuple(map(sum, zip_longest(*(summary["vus"] for summary in summaries), fillvalue=0))),
             aborted=self.aborted,
             processes=len(summaries),
+            races=tuple(self.session.races),
+            winners=self.job.scenario.winners,
+            promise=self.job.scenario.promise,
         )
 
 

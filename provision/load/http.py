@@ -1,4 +1,4 @@
-"""What HTTP/1.1 carries, without the carrying: where requests go, their bytes, what came of them. Pure."""
+"""What HTTP carries, without the carrying: where requests go, their bytes, what came of them. Pure."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ class Origin:
     host: str
     port: int
     tls: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
+    tls2: ssl.SSLContext | None = field(default=None, repr=False, compare=False)  # the same trust, HTTP/2 offered first
     ca_file: Path | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -73,9 +74,10 @@ class Origin:
             raise ConfigError("the target's URL must not hold a user name or password")
         if not _HOST.fullmatch(host) or port == 0:
             raise ConfigError("the target's URL has no valid host and port")
-        secure = parts.scheme == "https"
-        tls = _tls_context(ca_file) if secure else None
-        return cls(parts.scheme, host, port or (443 if secure else 80), tls, ca_file)
+        if parts.scheme == "http":
+            return cls(parts.scheme, host, port or 80, ca_file=ca_file)
+        contexts = _tls_context(ca_file, "http/1.1"), _tls_context(ca_file, "h2", "http/1.1")
+        return cls(parts.scheme, host, port or 443, *contexts, ca_file)
 
     @property
     def authority(self) -> str:
@@ -84,13 +86,13 @@ class Origin:
         return host if self.port == (443 if self.scheme == "https" else 80) else f"{host}:{self.port}"
 
 
-def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
+def _tls_context(ca_file: Path | None, *protocols: str) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except OSError as error:
         reason = "no certificate in it" if isinstance(error, ssl.SSLError) else error.strerror
         raise ConfigError(f"cannot read the CA file {ca_file}: {reason}") from None
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(list(protocols))
     return context
 
 

@@ -1,65 +1,104 @@
-"""The race: round after round, all VUs are released together on one fresh ticket, between controls."""
+"""The race: round after round, all VUs are released together on one fresh ticket, between probes of the server."""
 
 from __future__ import annotations
 
 import random
 import time
+from functools import partial
 
-from provision.load import spec
-from provision.load.release import Volley, volley
-from provision.load.results import Round
-from provision.load.session import Lane, Session
+from provision.load import overtaking, spec
+from provision.load.channel import Channel, open_channel
+from provision.load.http import Reply
+from provision.load.outcomes import Outcome
+from provision.load.overtaking import Calibrated
+from provision.load.results import NO_ROUND, Probe, Raced, Round
+from provision.load.session import Place, Session
 from provision.load.spec import Race
 
 
 async def run(session: Session, name: str, executor: Race) -> None:
-    """Carry out a race: the controls, then its rounds."""
-    control = session.part(f"{name}:control", "control", executor.vus, measured=False)
+    """Carry out a race: a probe, its rounds, and unless one of them says it all, probes with more and more reads."""
+    control = Place(session.part(f"{name}:control", "control", executor.vus, measured=False), 0)
     part = session.part(name, executor.executor, executor.vus)
-    lanes = [session.lane(part, vu) for vu in range(executor.vus)]
+    origin = session.job.race_origin or session.job.origin
+    timeout = session.job.scenario.request.timeout
+    channel = session.joined(await open_channel(origin, executor.sync, executor.vus, timeout))
+    slow = await _calibrated(session, name, channel, control)
+    before = await _probes(session, name, channel, control, slow, [1])
+    broken = await _rounds(session, name, executor, channel, [Place(part, vu) for vu in range(executor.vus)])
+    ladder = [] if broken else overtaking.levels(executor.vus)
+    after = await _probes(session, name, channel, control, slow, ladder)
+    session.races.append(Raced(name, channel.mode, channel.why, before, after, slow.problem))
+
+
+async def _rounds(session: Session, name: str, executor: Race, channel: Channel, places: list[Place]) -> bool:
+    """The rounds, in an order of the requests that follows from the run's seed; whether a broken one ended them."""
     shuffle = random.Random(f"{session.job.seed}/{name}").shuffle  # noqa: S311 - an order, not a secret
-    await _controls(session, name, control, lanes)
+    scenario = session.job.scenario
     deadline = time.perf_counter_ns() + int(executor.maxDuration * 1e9)
     for number in range(executor.rounds):
         if session.stopping.is_set() or time.perf_counter_ns() > deadline:
             break
         if (ticket := session.take(name)) is None:
             break
-        shuffle(lanes)
-        await _round(session, name, executor, lanes, number, ticket)
+        shuffle(places)
+        outcomes = await _round(session, name, channel, places, number, ticket)
+        too_many = scenario.promise == "winners" and outcomes.count(Outcome.ADMITTED) > scenario.winners
+        if executor.stopOnBroken and too_many:
+            return True
         if executor.pause and await session.stopped_within(executor.pause):
             break
+    return False
 
 
-async def _round(session: Session, name: str, executor: Race, lanes: list[Lane], number: int, ticket: int) -> None:
-    for lane in lanes:
-        lane.iteration = number
+async def _round(
+    session: Session, name: str, channel: Channel, places: list[Place], number: int, ticket: int
+) -> list[Outcome]:
+    for place in places:
+        place.iteration = number
     due = time.perf_counter_ns()
-    shot = await _volley(session, executor.sync, lanes, [ticket] * len(lanes))
-    session.rounds.append(Round(name, number, ticket, shot.mode, shot.spread_ns, shot.overlap, len(lanes)))
-    for lane, reply in zip(lanes, shot.replies, strict=True):
-        session.record(lane, ticket, due, reply, number)
+    shot = await channel.fire([session.request(ticket, place) for place in places])
+    late = tuple(sorted(places[position].vu for position in shot.late))
+    session.rounds.append(Round(name, number, ticket, shot.mode, shot.spread_ns, shot.overlap, len(places), late))
+    return [
+        session.record(place, ticket, due, reply, number) for place, reply in zip(places, shot.replies, strict=True)
+    ]
 
 
-async def _volley(session: Session, sync: str, lanes: list[Lane], tickets: list[int]) -> Volley:
-    requests = [session.request(ticket, lane) for lane, ticket in zip(lanes, tickets, strict=True)]
-    mode = "last-byte" if sync == "auto" else sync
-    connections = [lane.connection for lane in lanes]
-    return await volley(connections, requests, mode=mode, timeout=session.job.scenario.request.timeout)
+async def _scan(session: Session, name: str, channel: Channel, place: Place, round_: int = NO_ROUND) -> Reply | None:
+    """One scan of a fresh ticket over the race's own channel; None when the run stops or no ticket is left."""
+    if session.stopping.is_set() or (ticket := session.take(name)) is None:
+        return None
+    due = time.perf_counter_ns()
+    reply = await channel.ask(0, session.request(ticket, place))
+    session.record(place, ticket, due, reply, round_)
+    place.iteration += 1
+    return reply
 
 
-async def _controls(session: Session, name: str, part: int, lanes: list[Lane]) -> None:
-    """Scans of different tickets, alone and together, that show whether the server runs them side by side."""
-    single = Lane(part, 0, lanes[0].connection)
-    for _ in range(spec.CONTROL_SOLO):
-        if session.stopping.is_set() or (ticket := session.take(name)) is None:
-            return
-        await session.ask(single, ticket)
-    for number in range(spec.CONTROL_ROUNDS):
-        tickets = [ticket for _ in lanes if (ticket := session.take(name)) is not None]
-        if session.stopping.is_set() or len(tickets) < len(lanes):
-            return
-        due = time.perf_counter_ns()
-        shot = await _volley(session, "auto", lanes, tickets)
-        for lane, ticket, reply in zip(lanes, tickets, shot.replies, strict=True):
-            session.record(Lane(part, lane.vu, lane.connection), ticket, due, reply, number)
+async def _calibrated(session: Session, name: str, channel: Channel, place: Place) -> Calibrated:
+    """A read that is slow beside a few single scans."""
+    read = session.job.slow_read
+    scans = [await _scan(session, name, channel, place) for _ in range(spec.CONTROL_SCANS)]
+    good = [reply for reply in scans if reply is not None and reply.fault is None]
+    if read is None or not good or session.stopping.is_set():
+        return Calibrated(problem="nothing to read slowly is known" if read is None else "no scan was answered")
+    return await overtaking.calibrate(channel.ask, read, overtaking.typical(good))
+
+
+async def _probes(
+    session: Session, name: str, channel: Channel, place: Place, slow: Calibrated, ladder: list[int]
+) -> tuple[Probe, ...]:
+    """Climb the ladder as far as scans overtake; a few tries for each step, since noise can only hide it."""
+    probes: list[Probe] = []
+    for blockers in ladder if slow.request else []:
+        tried: list[Probe] = []
+        while len(tried) < overtaking.TRIES and not (tried and overtaking.shows(tried)):
+            if session.stopping.is_set():
+                return (*probes, *tried)
+            scan = partial(_scan, session, name, channel, place, len(tried))
+            tried.append(await overtaking.overtake(channel.ask, slow, blockers, scan))
+        probes += tried
+        if not overtaking.shows(tried):
+            break
+    return tuple(probes)

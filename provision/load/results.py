@@ -83,7 +83,7 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class Round:
     """One release of a race: `spread` is the ns between the first and the last send, `overlap` how many requests were
-    in flight before the first reply."""
+    in flight before the first reply, `late` the VUs whose request missed the release."""
 
     part: str
     number: int
@@ -92,6 +92,42 @@ class Round:
     spread: int
     overlap: int
     requests: int
+    late: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A scan sent behind `blockers` slow reads, one of which took `alone` ns just before; when the scan was asked and
+    answered and when the reads ended, on one clock in ns. None ended when they did not meet or a request failed."""
+
+    blockers: int
+    alone: int
+    asked: int
+    answered: int
+    ended: tuple[int, ...]
+
+    @property
+    def overtook(self) -> bool:
+        """Whether the scan was answered before any read ended."""
+        return bool(self.ended) and self.answered < min(self.ended)
+
+    @property
+    def proves(self) -> bool:
+        """Whether it overtook reads that began before it was asked: they ended too early to have begun later."""
+        return self.overtook and max(self.ended) - self.alone <= self.asked
+
+
+@dataclass(frozen=True, slots=True)
+class Raced:
+    """How a race was carried out: its release mode and why that one, and the probes of the server's concurrency before
+    and after it, or why there are none."""
+
+    part: str
+    mode: str
+    why: str
+    before: tuple[Probe, ...]
+    after: tuple[Probe, ...]
+    unprobed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +155,7 @@ class Sample:
 class Results:
     """A whole run. `tickets[n]` is the id of the ticket that records call n; `journal` is all records, in memory or
     as a mapped file. `dropped` are the iterations of each part that found no free VU or no time, `vus` the active VUs
-    in each second, `aborted` the threshold that ended the run."""
+    in each second, `aborted` the threshold that ended the run; `winners` and `promise` are the scenario's."""
 
     started: str
     elapsed: float
@@ -137,6 +173,9 @@ class Results:
     vus: tuple[int, ...] = ()
     aborted: str = ""
     processes: int = 1
+    races: tuple[Raced, ...] = ()
+    winners: int = 1
+    promise: str = "winners"
 
     def __len__(self) -> int:
         return len(self.journal) // SIZE
@@ -157,7 +196,8 @@ class Results:
                 **data,
                 "parts": tuple(Part(**part) for part in data["parts"]),
                 "tickets": tuple(data["tickets"]),
-                "rounds": tuple(Round(**round_) for round_ in data["rounds"]),
+                "rounds": tuple(Round(**{**round_, "late": tuple(round_["late"])}) for round_ in data["rounds"]),
+                "races": tuple(_raced(race) for race in data["races"]),
                 "generator": Generator(**data["generator"]),
                 "samples": tuple(Sample(**sample) for sample in data["samples"]),
                 "exhausted": tuple(data["exhausted"]),
@@ -165,3 +205,11 @@ class Results:
             },
             journal=journal[: len(journal) // SIZE * SIZE],
         )
+
+
+def _raced(data: dict[str, Any]) -> Raced:
+    return Raced(**{**data, "before": _probes(data["before"]), "after": _probes(data["after"])})
+
+
+def _probes(data: list[dict[str, Any]]) -> tuple[Probe, ...]:
+    return tuple(Probe(**{**probe, "ended": tuple(probe["ended"])}) for probe in data)

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,14 @@ from provision.load.http import Origin, Reply
 from provision.load.outcomes import NUMBER, Classifier, Outcome
 from provision.load.pool import Pool
 from provision.load.request import escaped
-from provision.load.results import NO_ROUND, NO_TICKET, Part, Round, pack_fields
+from provision.load.results import NO_ROUND, NO_TICKET, Part, Raced, Round, pack_fields
 from provision.load.share import Share
 from provision.load.timer import Timer
 from provision.load.wire import Connection
 
 if TYPE_CHECKING:
+    from provision.load.channel import Channel, Link
+    from provision.load.overtaking import SlowRead
     from provision.load.request import Template
     from provision.load.spec import Scenario
 
@@ -29,7 +31,10 @@ ABSENT_TICKET = "00000000-0000-4000-8000-000000000000"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that a run needs; `tickets` are used in order, `values` fill the tokens that are the same for all."""
+    """All that a run needs; `tickets` are used in order, `values` fill the tokens that are the same for all.
+
+    Races go to `race_origin`, where it differs, and use `slow_read` to find out what the server does at once.
+    """
 
     scenario: Scenario
     origin: Origin
@@ -38,16 +43,24 @@ class Job:
     tickets: Sequence[Mapping[str, str]]
     values: Mapping[str, str]
     seed: str
+    race_origin: Origin | None = None
+    slow_read: SlowRead | None = None
 
 
 @dataclass(slots=True)
-class Lane:
-    """One VU's place: its part of the run, its number and its connection."""
+class Place:
+    """One VU: its part of the run, its number and how far it is."""
 
     part: int
     vu: int
+    iteration: int = field(default=0, kw_only=True)
+
+
+@dataclass(slots=True)
+class Lane(Place):
+    """A VU with a connection of its own."""
+
     connection: Connection
-    iteration: int = 0
 
 
 class Session:
@@ -61,7 +74,8 @@ class Session:
         self.fresh = bytearray()
         self.parts: list[Part] = []
         self.rounds: list[Round] = []
-        self.connections: list[Connection] = []
+        self.races: list[Raced] = []
+        self.connections: list[Link] = []
         self.samples: dict[tuple[Outcome, int], str] = {}
         self.exhausted: dict[str, None] = {}
         self.dropped: Counter[str] = Counter()
@@ -92,6 +106,11 @@ class Session:
         self.connections.append(connection)
         return Lane(part, vu, connection)
 
+    def joined(self, channel: Channel) -> Channel:
+        """The same channel, its connections to be closed with the session."""
+        self.connections += channel.links
+        return channel
+
     def take(self, name: str) -> int | None:
         """The number of the next unused ticket; None, and noted for the part `name`, when there is none left."""
         ticket = self.pool.take(name)
@@ -99,7 +118,7 @@ class Session:
             self.exhausted[name] = None
         return ticket
 
-    def request(self, ticket: int, lane: Lane) -> bytes:
+    def request(self, ticket: int, lane: Place) -> bytes:
         """The bytes that ask about a ticket."""
         if ticket == NO_TICKET:
             fields = {f"ticket.{name}": value for name, value in _absent(self.job.tickets[0]).items()}
@@ -107,14 +126,14 @@ class Session:
             return self.job.template.render({**self.job.values, **fields, **own})
         return self.splicer(lane)(ticket, lane.iteration)
 
-    def splicer(self, lane: Lane) -> Callable[[int, int], bytes]:
+    def splicer(self, lane: Place) -> Callable[[int, int], bytes]:
         """What makes a VU's requests, from ticket and iteration."""
         if lane.vu not in self._splicers:
             form = self.job.template.form({**self.job.values, "vu": lane.vu + 1})
             self._splicers[lane.vu] = form.splicer(self._columns)
         return self._splicers[lane.vu]
 
-    def record(self, lane: Lane, ticket: int, due: int, reply: Reply, round_: int = NO_ROUND) -> Outcome:
+    def record(self, lane: Place, ticket: int, due: int, reply: Reply, round_: int = NO_ROUND) -> Outcome:
         """Name a reply and write it down."""
         outcome = self._classify(reply)
         status, body, sent, first, last, _, detail, connecting, handshaking = reply

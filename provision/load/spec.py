@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from provision import yamlfile
 from provision.errors import ScenarioError
-from provision.load import executors, schedule
+from provision.load import executors, overtaking, schedule
 from provision.load.executors import ClosedModel, ConstantArrivalRate, ConstantVus, Count, Duration, OpenModel
 from provision.load.outcomes import NAMEABLE
 from provision.yamlfile import StrictModel, unknown
@@ -82,13 +82,17 @@ class Limit(StrictModel):
 
 
 class Race(executors.Executor):
-    """`rounds` times, `vus` scanners are released together on one fresh ticket."""
+    """`rounds` times, `vus` scanners are released together on one fresh ticket.
+
+    With `stopOnBroken` the first round with too many winners is the last one; left open, that is so in CI.
+    """
 
     executor: Literal["race"]
     vus: Annotated[int, Field(ge=2, strict=True)] = 10
     rounds: Count = 200
-    sync: Literal["auto", "last-byte", "barrier"] = "auto"
-    pause: Duration = 0.0
+    sync: Literal["auto", "single-packet", "last-byte", "barrier"] = "auto"
+    stopOnBroken: bool | None = None  # noqa: N815
+    pause: Duration = 0.01  # for the server's pool to be free again
     maxDuration: Annotated[Duration, Field(gt=0)] = 600.0  # noqa: N815
 
     @property
@@ -100,14 +104,36 @@ AnyExecutor = ClosedModel | OpenModel | Race
 Executor = Annotated[AnyExecutor, Field(discriminator="executor")]
 
 
+def _winners(value: Any) -> Any:
+    """1, or N of `<=N`."""
+    match = re.fullmatch(r"<=\s*([1-9]\d*)", value) if isinstance(value, str) else None
+    if match:
+        return int(match[1])
+    if value == 1 and not isinstance(value, bool):
+        return 1
+    raise ValueError(f"{value!r} is no number of winners; write 1, or '<=5' for a stock of five")
+
+
+def _winners_text(value: int) -> str | int:
+    return 1 if value == 1 else f"<={value}"
+
+
 class Scenario(StrictModel):
-    """A whole scenario file."""
+    """A whole scenario file.
+
+    `recipe` makes its tickets, unless another is asked for. `winners` is how many requests for one ticket may succeed.
+    With the promise `idempotent` they all carry the same key, and any number may hear of success, but no more than
+    `winners` effects are stored.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     description: str = ""
+    recipe: str = "event-night"
     request: Request
     outcomes: dict[str, Rule | list[Rule]]
     truth: Truth
+    winners: Annotated[int, BeforeValidator(_winners), PlainSerializer(_winners_text)] = 1
+    promise: Literal["winners", "idempotent"] = "winners"
     scenarios: Annotated[dict[str, Executor], Field(min_length=1)]
     tickets: Literal["once", "reuse"] = "once"
     thresholds: dict[str, list[str | Limit] | str] = Field(default_factory=dict)
@@ -131,9 +157,11 @@ def parse(path: Path, source: str) -> Scenario:
     return yamlfile.validate(yamlfile.parse(path, source, ScenarioError), Scenario, ScenarioError)
 
 
-def override(scenario: Scenario, *, vus: int | None, duration: float | None, rounds: int | None) -> Scenario:
+def override(
+    scenario: Scenario, *, vus: int | None, duration: float | None, rounds: int | None, ci: bool = False
+) -> Scenario:
     """The scenario with `--vus`, `--duration` and `--rounds` in place of the file's; what started after a shortened
-    or lengthened part still starts as long after it."""
+    or lengthened part still starts as long after it. In CI a race that leaves it open stops when a round broke."""
     if vus == 1 and scenario.races:
         raise ScenarioError("--vus: a race needs at least 2 VUs.")
     parts = dict(scenario.scenarios)
@@ -148,6 +176,8 @@ def override(scenario: Scenario, *, vus: int | None, duration: float | None, rou
     asked = {"vus": vus, "duration": duration, "rounds": rounds}
     for name, part in parts.items():
         changes = {key: value for key, value in asked.items() if value is not None and key in type(part).model_fields}
+        if isinstance(part, Race) and part.stopOnBroken is None:
+            changes["stopOnBroken"] = ci
         parts[name] = part.model_copy(update=changes)
     return scenario.model_copy(update={"scenarios": parts})
 
@@ -187,10 +217,11 @@ def processes_needed(scenario: Scenario, cores: int) -> int:
 
 
 CANARY_TICKETS = 1
-CONTROL_ROUNDS = 5
-CONTROL_SOLO = 20
+CONTROL_SCANS = 10
 
 
 def control_tickets(executor: AnyExecutor) -> int:
-    """Tickets that a race's control rounds use to see whether the server runs requests side by side."""
-    return CONTROL_SOLO + CONTROL_ROUNDS * executor.vus if isinstance(executor, Race) else 0
+    """Tickets that a race uses at most to find out how many requests the server works on at once."""
+    if not isinstance(executor, Race):
+        return 0
+    return CONTROL_SCANS + overtaking.TRIES * (len(overtaking.levels(executor.vus)) + 1)

@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol):
                 handshaking = await self._attach(sock)
         except (OSError, ValueError) as error:
             self._addresses = []
-            raise ConnectFailed(_reason(error)) from None
+            raise ConnectFailed(reason(error)) from None
         self._waited = (connecting, handshaking)
         self.connects += 1
         self.connecting_ns += connecting
@@ -183,7 +183,7 @@ class Connection(asyncio.Protocol):
     def send(self, request: bytes, done: Done) -> None:
         """Send a whole request, connecting first where needed; never raises, `done` gets the reply later."""
         if self._done is not None:
-            self._later(done, _not_sent("the connection is busy"))
+            self._later(done, not_sent("the connection is busy"))
             return
         self._done = done
         idle = self._transport is None or (perf_counter_ns() - self._last > self._trust and self._stale())
@@ -258,7 +258,7 @@ class Connection(asyncio.Protocol):
         """Write the withheld byte; whatever ended the request before is handed on as its reply."""
         if self._done != self._keep_early:
             early, self._early = self._early, None
-            self._later(done, early or _not_sent("nothing was held"))
+            self._later(done, early or not_sent("nothing was held"))
             return
         self._done = done
         self._first = 0
@@ -301,6 +301,10 @@ class Connection(asyncio.Protocol):
             self._finish(now)
 
     def _feed_head(self, data: bytes) -> None:
+        if not self._head and len(data) <= MAX_HEAD:  # nearly always
+            self._head = data
+            self._parser.feed_data(data)
+            return
         room = MAX_HEAD - len(self._head)
         self._head += data[:room]
         if len(data) <= room:
@@ -431,7 +435,7 @@ class Connection(asyncio.Protocol):
             self._set_timer(now)
 
 
-def _not_sent(detail: str) -> Reply:
+def not_sent(detail: str) -> Reply:
     return Reply(0, b"", 0, 0, perf_counter_ns(), Fault.NOT_SENT, detail)
 
 
@@ -443,7 +447,7 @@ def _is_framed(head: bytes) -> bool:
     return _FRAMED.search(head.partition(b"\r\n\r\n")[0] + b"\r\n") is not None
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Say in a few words why there is no connection."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate not trusted: {error.verify_message}"

@@ -13,12 +13,14 @@ _DIRECTORY = Path(__file__).parent / "gates"
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One variant: `sql` puts it in place of whichever is there."""
+    """One variant: `sql` puts it in place of whichever is there; `scenario` is the bundled one that puts it to the
+    test, where the usual one does not."""
 
     name: str
     broken: bool
     description: str
     sql: str
+    scenario: str = ""
 
 
 def gates() -> dict[str, Gate]:
@@ -35,7 +37,9 @@ def find_gate(name: str) -> Gate:
 
 
 def _read(path: Path) -> Gate:
-    """The first line says what it is: `-- correct: …` or `-- broken: …`."""
+    """The first line says what it is: `-- correct: …` or `-- broken: …`; a second one may say `-- scenario: …`."""
     sql = path.read_text(encoding="utf-8")
-    kind, description = sql.partition("\n")[0].removeprefix("-- ").split(": ", 1)
-    return Gate(path.stem, kind == "broken", description, sql)
+    first, second, *_ = sql.split("\n", 2)
+    kind, description = first.removeprefix("-- ").split(": ", 1)
+    scenario = second.removeprefix("-- scenario: ") if second.startswith("-- scenario: ") else ""
+    return Gate(path.stem, kind == "broken", description, sql, scenario)

@@ -110,6 +110,17 @@ create table public.scan_logs (
   scanned_at   timestamptz not null default clock_timestamp()
 );
 
+-- A stock: each row is one place that can be sold, once
+create table public.places (
+  id             uuid primary key default gen_random_uuid(),
+  ticket_type_id uuid not null references public.ticket_types (id) on delete cascade,
+  label          text not null,
+  taken          boolean not null default false,
+  taken_by       text,
+  taken_at       timestamptz
+);
+
+create index places_by_type on public.places (ticket_type_id);
 create index tickets_by_type on public.tickets (ticket_type_id);
 create index tickets_by_order on public.tickets (order_id);
 create index tickets_by_event on public.tickets (event_id);
@@ -170,10 +181,11 @@ alter table public.ticket_types enable row level security;
 alter table public.orders enable row level security;
 alter table public.tickets enable row level security;
 alter table public.scan_logs enable row level security;
+alter table public.places enable row level security;
 
 grant select, insert, update, delete on
-  public.staff, public.events, public.event_checklist, public.ticket_types, public.orders, public.tickets, public.scan_logs
-  to service_role;
+  public.staff, public.events, public.event_checklist, public.ticket_types, public.orders, public.tickets, public.scan_logs,
+  public.places to service_role;
 grant usage on all sequences in schema public to service_role;
 grant select on public.events, public.ticket_types to anon, authenticated;
 grant select on public.orders, public.tickets to authenticated;

@@ -89,11 +89,12 @@ def _table(left: Sequence[str], right: Sequence[str]) -> Table:
 
 def _race(report: Report) -> Text:
     contention = report.verdict.contention
-    known = "not measured" if contention.concurrency is None else f"{contention.concurrency:.1f}"
+    known = "not measured" if contention.concurrency is None else f"at least {contention.concurrency}"
     return Text(
         f"\nrace: {contention.overlapping} of {contention.rounds} rounds contended, release spread "
         f"{contention.spread_median:.2f} ms (p95 {contention.spread_p95:.2f}),\n"
-        f"      {contention.collisions:,} collisions at the server, effective concurrency {known}",
+        f"      {contention.collisions:,} collisions at the server, effective concurrency {known},\n"
+        f"      release: {contention.release or 'unknown'}",
         style="dim",
     )
 
@@ -106,6 +107,8 @@ def _broken(broken: Sequence[Finding]) -> RenderableType:
         lines.append(
             f"ticket {detail['ticket']}: {detail['acknowledged']} acknowledged, {detail['stored']} stored\n", "bold"
         )
+        if gaps := detail.get("gaps_us"):
+            lines.append(f"  after the first: {', '.join(f'{gap:,.0f}' for gap in gaps[:REQUESTS])} µs\n")
         for request in sorted(detail["requests"], key=lambda one: float(one["first_byte_ms"]))[:REQUESTS]:
             lines.append(f"  {request['outcome']} at {request['first_byte_ms']:.3f} ms by {request['by']}\n")
         for row in detail["rows"][:REQUESTS]:

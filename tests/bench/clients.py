@@ -161,7 +161,7 @@ def locust(load: Load) -> Told:
                "--host", load.url, "--loglevel", "ERROR", "--json"]  # fmt: skip
     said, cpu = timed(command)
     if '"name"' not in said:
-        raise RuntimeError("locust: not one request was made in the time")
+        raise Missing("locust: not one request was made in the time; give it longer with --seconds")
     stats = json.loads(said[said.index("[") : said.rindex("]") + 1])[0]
     if stats["num_failures"]:
         raise RuntimeError(f"locust: {stats['num_failures']} failures")

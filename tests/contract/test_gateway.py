@@ -174,3 +174,25 @@ def test_a_server_that_is_no_supabase_is_named_so(stack: Stack) -> None:
         with pytest.raises(TargetError):
             real.schema()
         real.close()
+
+
+def test_rows_whose_key_the_database_makes_come_back_with_it_in_their_order(gateway: Gateway, run: str) -> None:
+    event = {"id": row_id(run, 1, 0), "name": run, "event_date": "2031-01-01", "event_time": "20:00"}
+    gateway.insert("events", [event], key="id")
+    try:
+        first = gateway.last("event_checklist", "id", ())
+        rows = [{"event_id": event["id"], "position": 100 + n, "task": f"{run} {n}"} for n in range(3)]
+        written = gateway.add(
+            "event_checklist", rows, columns=["id", "task"], look=lambda: pytest.fail("no need to look")
+        )
+        assert [row["task"] for row in written] == [row["task"] for row in rows]
+        assert gateway.last("event_checklist", "id", [Filter("event_id", "eq", event["id"])]) == written[-1]["id"]
+        assert first is None or first < written[0]["id"]
+        middle = Filter("id", "outside", (written[1]["id"], written[1]["id"]))
+        mine = [Filter("event_id", "eq", event["id"]), Filter("position", "gte", 100)]
+        assert gateway.count("event_checklist", [*mine, middle]) == 2
+        named = [Filter("task", "match", f"{run} [0-9]"), Filter("task", "lacks", " 1")]
+        assert gateway.count("event_checklist", [*named, Filter("task", "has", True)]) == 2
+    finally:
+        gateway.delete("event_checklist", [Filter("event_id", "eq", event["id"])])
+        gateway.delete("events", [Filter("id", "eq", event["id"])])

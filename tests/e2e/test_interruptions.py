@@ -125,3 +125,22 @@ def test_a_stopped_teardown_can_be_run_again(stop: signal.Signals, place: Place,
     assert f"provision teardown --run {place.runs()[0]}" in done.err
     assert place.run("teardown").code == 0
     assert database.rows() == before
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_seed_goes_on_to_exactly_the_planned_rows(moment: str, place: Place, database: Database) -> None:
+    before = database.rows()
+    with place.start("seed", "--tickets", str(TICKETS)) as process:
+        until(lambda: MOMENTS[moment](place, database), moment)
+        process.kill()
+        place.end(process)
+    resumed = place.run("seed", "--run", place.runs()[0])
+    assert resumed.code == 0, resumed
+    assert len(database.rows()["tickets"]) - len(before["tickets"]) == TICKETS + 1
+    assert len(place.json()["tickets"]) == TICKETS
+    torn = place.run("teardown")
+    assert torn.code == 0, torn
+    assert database.rows() == before
+    again = place.run("seed", "--run", place.runs()[0])
+    assert again.code == 104, again
+    assert "was torn down" in again.err

@@ -6,16 +6,9 @@ import json
 import re
 import subprocess
 
-import pytest
 from commands import Database, Place
 
-from provision import bundled
-from provision.local import stack as local
-from provision.local.stack import Stack
-
 SHORT = ("quick", "--duration", "1s", "--rounds", "20")
-BROKEN = sorted(name for name, gate in local.gates().items() if gate.broken)
-CORRECT = sorted(name for name, gate in local.gates().items() if not gate.broken)
 FACTS_KEYS = {"description", "tickets", "raceTestTicket", "setup_instructions", "environment_variables", "notes"}
 
 
@@ -104,41 +97,3 @@ def test_the_environment_file_can_be_sourced(place: Place, database: Database) -
     assert shell.stdout.split() == wanted
     assert database.holds(f"exists (select from staff where id = '{wanted[2]}')")
     assert place.run("teardown").code == 0
-
-
-def _race(place: Place) -> tuple[int, str]:
-    """Exit code and output of a scenario that is a race and no more, its rows removed again."""
-    text = re.sub(r"  scanner_burst:.*\n", "", bundled.find("scenarios", "quick")[1])
-    (place.folder / "race.yaml").write_text(text.replace("rounds: 60, startTime: 6s", "rounds: 20"))
-    assert place.run("seed", "--for", "race.yaml").code == 0
-    ran = place.run("run-scenario", "race.yaml", "--json", "summary.json")
-    assert place.run("teardown").code == 0
-    return ran.code, str(ran)
-
-
-@pytest.mark.parametrize("gate", BROKEN)
-def test_a_broken_gate_fails_and_a_ticket_is_named(gate: str, gates_stack: Stack, gates_place: Place) -> None:
-    with local.lease(gates_stack.name, gate=gate, pool=20):
-        code, said = _race(gates_place)
-    assert code == 99, said
-    ids = {ticket["id"] for ticket in gates_place.json()["tickets"]}
-    named = re.search(r"Ticket ([0-9a-f-]{36}) was admitted (twice|\d+ times): by .* and .*", said)
-    assert named, said
-    assert named[1] in ids
-    assert gates_place.json("summary.json")["verdict"]["status"] == "FAIL"
-
-
-@pytest.mark.parametrize("gate", CORRECT)
-def test_a_correct_gate_is_never_failed(gate: str, gates_stack: Stack, gates_place: Place) -> None:
-    """Where losers answer busy, contention is proven and it passes; else a machine under other load may hide it."""
-    with local.lease(gates_stack.name, gate=gate, pool=20):
-        code, said = _race(gates_place)
-    assert code in ({0} if gate == "row-lock-nowait" else {0, 98}), said
-
-
-@pytest.mark.parametrize("gate", ["check-then-act", "check-then-act-5ms"])
-def test_a_racy_gate_behind_one_connection_is_not_passed(gate: str, gates_stack: Stack, gates_place: Place) -> None:
-    with local.lease(gates_stack.name, gate=gate, pool=1):
-        code, said = _race(gates_place)
-    assert code == 98, said
-    assert "one after the other" in said

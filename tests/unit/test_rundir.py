@@ -33,8 +33,11 @@ def test_a_damaged_line_is_an_error_that_names_the_file(tmp_path: Path) -> None:
 def test_appending_forces_the_line_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forced: list[int] = []
     monkeypatch.setattr(os, "fsync", forced.append)
-    RunDir.create("r1", tmp_path).append(MANIFEST, {})
-    assert len(forced) == 1
+    folder = RunDir.create("r1", tmp_path)
+    folder.append(MANIFEST, {})
+    assert len(forced) == 3  # the file, its folder and the folder of that
+    folder.append(MANIFEST, {})
+    assert len(forced) == 4
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:

@@ -14,6 +14,12 @@ const COMMIT = CompiledQuery.raw("commit");
 const ROLLBACK = CompiledQuery.raw("rollback");
 const CHANGES = new Set(["INSERT", "UPDATE", "DELETE", "MERGE"]);
 
+/** PostgREST's `db-hoisted-tx-settings`, of which this is one: a function's own setting begins its transaction. */
+const ISOLATION = `
+  select p.proname as name, split_part(setting, '=', 2) as level
+    from pg_proc p join pg_namespace n on n.oid = p.pronamespace, unnest(p.proconfig) as setting
+   where n.nspname = 'public' and setting like 'default_transaction_isolation=%'`;
+
 const literal = (text) => `'${String(text).replaceAll("'", "''")}'`;
 const withT = (text) => text.replace(" ", "T");
 const withZone = (text) => withT(text).replace(/([+-]\d\d)$/, "$1:00");
@@ -170,7 +176,7 @@ function dialect(sessions) {
 }
 
 /** Everything PostgREST sets before a request's statement, as one simple query. */
-export function preamble({ auth = {}, storage }, rpc) {
+export function preamble({ auth = {}, storage }, rpc, isolation) {
   const role = auth.role || "anon";
   const settings = {
     role,
@@ -188,7 +194,8 @@ export function preamble({ auth = {}, storage }, rpc) {
     settings["response.headers"] = "";
   }
   const calls = Object.entries(settings).map(([name, value]) => `set_config(${literal(name)}, ${literal(value)}, true)`);
-  return `${BEGIN}${rpc?.readOnly ? " set transaction read only;" : ""} select ${calls.join(", ")}`;
+  const level = isolation ? ` set transaction isolation level ${isolation};` : "";
+  return `${BEGIN}${level}${rpc?.readOnly ? " set transaction read only;" : ""} select ${calls.join(", ")}`;
 }
 
 /** The options of every client; `max` stands here and never as `?max=` in a URL, which postgres.js misreads. */
@@ -200,6 +207,7 @@ function options({ host, database, user }, types, searchPath) {
 /** `pool` connections for requests; beside them `driver`, a client for the catalog and for notifications. */
 export class Connection extends PostgresConnection {
   #generation = 0;
+  #isolation; // a promise of the isolation level that a function asks for, by its name
 
   constructor({ pool, ...database }) {
     super({ postgresOptions: options(database, {}, "pg_catalog") }); // there every other type has its schema's name
@@ -221,7 +229,19 @@ export class Connection extends PostgresConnection {
 
   async clearSchemaCache() {
     this.#generation += 1;
+    this.#isolation = undefined;
     await super.clearSchemaCache();
+  }
+
+  async #level(rpc) {
+    if (!rpc) return undefined;
+    this.#isolation ??= this.driver.unsafe(ISOLATION).then((rows) => new Map(rows.map(({ name, level }) => [name, level])));
+    try {
+      return (await this.#isolation).get(rpc.path.split("/").at(-1));
+    } catch (error) {
+      this.#isolation = undefined;
+      throw error;
+    }
   }
 
   /** Runs `work` as the caller's role in a transaction of its own; a refused answer is rolled back. */
@@ -229,7 +249,7 @@ export class Connection extends PostgresConnection {
     if (options.transaction) return work(options.transaction);
     if (!vars) return work(this.kysely);
     return this.kysely.connection().execute(async (db) => {
-      await db.executeQuery(CompiledQuery.raw(preamble(vars, options.rpc)));
+      await db.executeQuery(CompiledQuery.raw(preamble(vars, options.rpc, await this.#level(options.rpc))));
       try {
         const result = await work(db);
         await db.executeQuery(result instanceof Response && result.status >= 400 ? ROLLBACK : COMMIT);

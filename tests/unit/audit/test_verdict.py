@@ -1,11 +1,10 @@
 """The verdict is true: beside each promise stands the fault that breaks it."""
 
 import dataclasses
-import itertools
 from typing import Any
 
 import pytest
-from histories import CANARY, CONTROL, MS, PARTS, RACE, History, good
+from histories import CANARY, MS, PARTS, RACE, History, good
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +13,7 @@ from provision.audit.evidence import Snapshot, gather
 from provision.audit.promises import Finding, Status
 from provision.audit.verdict import Verdict, judge
 from provision.errors import ExitCode
-from provision.load.results import NO_TICKET, Generator, Part, Results, Sample
+from provision.load.results import NO_TICKET, Generator, Part, Probe, Raced, Results, Sample
 
 
 def verdict(history: History, *expressions: tuple[str, str]) -> Verdict:
@@ -145,31 +144,139 @@ def test_rounds_that_did_not_overlap_are_inconclusive() -> None:
     assert "Only 20 of 30 rounds had half of their requests in flight together" in judged.headline
 
 
-def served(at_once: int) -> History:
-    """A correct gate without a busy reply, and controls in which ten requests are served so many at once."""
+def quiet_race(*before: Probe, after: tuple[Probe, ...] = ()) -> History:
+    """A correct gate without a busy reply, and what probes showed of its server."""
     history = History()
-    for ticket in range(5):
-        history.admit(ticket, part=CONTROL, ms=2)
-    for number, ticket in itertools.product(range(5), range(10)):
-        start = (1000 + 100 * number) * MS
-        turn = ticket // at_once + 1
-        history.admit(5 + number * 10 + ticket, part=CONTROL, round_=number, sent=start, ms=2 * turn)
-    for ticket in range(60, 80):
+    for ticket in range(20):
         history.race(ticket, ["admitted"] + ["already_used"] * 9)
         history.store(ticket)
+    history.changes = {"races": (Raced("race", "single-packet", "the target offers HTTP/2", before, after),)}
     return history
 
 
+def probe(blockers: int = 1, *, answered: int, ended: int, asked: int = 50, alone: int = 100) -> Probe:
+    """A scan asked 50 ms after reads that take 100; times in ms."""
+    return Probe(blockers, alone * MS, asked * MS, answered * MS, (ended * MS,) * blockers)
+
+
+OVERTOOK = probe(answered=55, ended=102)
+WAITED = probe(answered=104, ended=102)
+SLOWED = probe(answered=55, ended=400)
+
+
 def test_a_server_that_runs_one_request_at_a_time_is_inconclusive_whatever_the_client_sees() -> None:
-    judged = verdict(served(at_once=1))
+    judged = verdict(quiet_race(WAITED, WAITED, WAITED, WAITED))
     assert judged.exit_code == ExitCode.INCONCLUSIVE
     assert "ran the requests one after the other" in judged.headline
-    assert "effective concurrency 1.0" in judged.headline
+    assert "effective concurrency 1" in judged.headline
 
 
 def test_a_server_that_runs_requests_side_by_side_can_pass_without_a_busy_reply() -> None:
-    assert verdict(served(at_once=10)).status is Status.PASS
-    assert verdict(served(at_once=5)).status is Status.PASS
+    history = quiet_race(OVERTOOK)
+    assert verdict(history).status is Status.PASS
+    assert "single-packet (the target offers HTTP/2)" in finding(history, "contended").statement
+
+
+def test_a_pool_that_shrank_during_the_race_is_inconclusive() -> None:
+    assert verdict(quiet_race(OVERTOOK, after=(WAITED,) * 4)).status is Status.INCONCLUSIVE
+
+
+def test_busy_replies_do_not_outweigh_a_probe_that_had_to_wait() -> None:
+    history = quiet_race(*[WAITED] * 4)
+    history.race(20, ["admitted"] + ["busy"] * 9)
+    history.store(20)
+    assert verdict(history).status is Status.INCONCLUSIVE
+
+
+def test_one_scan_that_overtakes_a_read_which_may_have_begun_later_is_no_proof_but_three_are() -> None:
+    assert verdict(quiet_race(SLOWED, SLOWED, WAITED, WAITED)).status is Status.INCONCLUSIVE
+    assert verdict(quiet_race(SLOWED, SLOWED, SLOWED)).status is Status.PASS
+
+
+def test_a_probe_that_did_not_meet_the_scan_shows_nothing() -> None:
+    missed = Probe(1, 100 * MS, 0, 0, ())
+    judged = verdict(quiet_race(missed, missed))
+    assert judged.contention.concurrency is None
+    assert judged.status is Status.INCONCLUSIVE
+
+
+def test_the_concurrency_is_one_more_than_the_reads_that_were_overtaken() -> None:
+    four = probe(4, answered=60, ended=300)
+    waited = probe(9, answered=310, ended=300)
+    assert verdict(quiet_race(OVERTOOK, after=(OVERTOOK, four, waited))).contention.concurrency == 5
+
+
+def stock(outcomes: list[str], stored: int) -> History:
+    history = quiet_race(OVERTOOK)
+    history.changes |= {"winners": 3}
+    history.race(20, outcomes)
+    history.store(20, stored)
+    return history
+
+
+def test_a_stock_of_three_may_have_three_winners() -> None:
+    judged = verdict(stock(["admitted"] * 3 + ["already_used"] * 7, 3))
+    assert judged.status is Status.PASS
+    assert "0 of 21 contended rounds admitted more than 3" in judged.headline
+
+
+@pytest.mark.parametrize(("heard", "stored"), [(4, 3), (3, 4), (4, 4)])
+def test_a_stock_of_three_that_is_sold_four_times_fails(heard: int, stored: int) -> None:
+    history = stock(["admitted"] * heard + ["already_used"] * 6, stored)
+    broken = finding(history, "stock")
+    assert broken.status is Status.FAIL
+    assert "ticket-20 was admitted 4 times, of 3 allowed" in broken.statement
+
+
+def test_a_place_that_was_sold_to_two_is_lost() -> None:
+    assert finding(stock(["admitted"] * 3, 2), "none-lost").status is Status.FAIL
+
+
+def same_key(heard: int, stored: int) -> History:
+    history = quiet_race(OVERTOOK)
+    history.changes |= {"promise": "idempotent"}
+    history.race(20, ["admitted"] * heard + ["already_used"] * (10 - heard))
+    history.store(20, stored)
+    return history
+
+
+def test_the_same_key_may_hear_of_success_ten_times_when_one_effect_is_stored() -> None:
+    assert verdict(same_key(10, 1)).status is Status.PASS
+
+
+@pytest.mark.parametrize(("stored", "promise"), [(2, "idempotent"), (0, "none-lost")])
+def test_the_same_key_with_two_effects_or_none_fails(stored: int, promise: str) -> None:
+    assert finding(same_key(10, stored), promise).status is Status.FAIL
+
+
+def test_laggards_are_named_and_many_of_them_are_inconclusive() -> None:
+    history = good()
+    history.rounds[3] = dataclasses.replace(history.rounds[3], late=(6,))
+    named = finding(history, "released")
+    assert named.statement == "1 requests missed the release, first gate 7 in round 4 (race)."
+    assert named.status is Status.PASS
+    history.rounds[:3] = [dataclasses.replace(round_, late=(1,)) for round_ in history.rounds[:3]]
+    assert finding(history, "released").status is Status.INCONCLUSIVE
+
+
+def test_broken_rounds_are_counted_with_their_bounds_and_shown_with_gaps() -> None:
+    history = good()
+    history.race(70, ["admitted", "busy", "admitted"])
+    history.store(70, 2)
+    broken = finding(history, "rounds-won")
+    assert broken.statement == "1 of 21 rounds broke: a rate of 0.12% to 23.82% (95 %)."
+    (detail,) = broken.details
+    assert (detail["ticket"], detail["rounds"], detail["gaps_us"]) == ("ticket-70", [21], [20_000.0])
+
+
+def test_a_round_is_held_broken_or_without_contention() -> None:
+    history = good()
+    history.race(70, ["admitted", "busy", "admitted"])
+    history.store(70)
+    history.race(71, ["admitted"] + ["busy"] * 9, overlap=1)
+    history.store(71)
+    states = [trial.state for trial in gather(history.results(), history.snapshot()).trials()]
+    assert states == ["held"] * 20 + ["broken", "no contention"]
 
 
 def test_a_race_without_a_round_is_inconclusive() -> None:
@@ -264,6 +371,7 @@ def test_each_ticket_is_exactly_one_of_fine_twice_lost_unexpected_or_recovered(
 def test_a_saved_run_is_judged_the_same_again() -> None:
     history = good()
     history.store(3)
+    history.changes = {"races": quiet_race(OVERTOOK, after=(WAITED,)).changes["races"], "winners": 2}
     results, snapshot = history.results(), history.snapshot()
     again = Results.from_json(results.to_json(), results.journal)
     assert again == results

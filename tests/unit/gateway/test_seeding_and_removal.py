@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +13,10 @@ import schemas
 from provision import bundled
 from provision.errors import ApiError, TargetError
 from provision.fixtures import manifest, plan, recipe
-from provision.fixtures.manifest import Manifest
+from provision.fixtures.manifest import AppTable, Manifest
 from provision.fixtures.plan import Plan
-from provision.gateway import BatchTooLarge, Filter, Row, removal, seeding
+from provision.fixtures.schema import from_openapi
+from provision.gateway import BatchTooLarge, Filter, Row, orphans, removal, seeding
 from provision.gateway.memory import MemoryGateway
 
 
@@ -198,3 +201,135 @@ def test_the_double_refuses_what_the_api_refuses() -> None:
         gateway.count("nothing", [])
     with pytest.raises(ValueError, match="without a condition"):
         gateway.delete("staff", [])
+
+
+def test_a_resumed_seed_writes_the_missing_rows_and_no_other() -> None:
+    class Counted(MemoryGateway):
+        written = 0
+
+        def insert(self, table: str, rows: Sequence[Row], *, key: str) -> None:
+            self.written += len(rows)
+            super().insert(table, rows, key=key)
+
+    gateway, plan_ = database(Counted), planned(100)
+    seed(gateway, plan_)
+    whole = {table: dict(rows) for table, rows in gateway.rows.items()}
+    ids = plan_.table("tickets").ids
+    lost = [ids.id(n) for n in (0, 17, 18, 60, 100)]
+    for ticket in lost:
+        del gateway.rows["tickets"][ticket]
+    gateway.written = 0  # type: ignore[attr-defined]
+    seeding.fill(gateway, plan_, ignore, ignore, recorded(plan_))
+    assert gateway.rows == whole
+    assert gateway.written == len(lost)  # type: ignore[attr-defined]
+
+
+def test_a_strangers_row_blocks_its_parents_and_nothing_beside_them() -> None:
+    gateway, plan_ = database(), planned(30)
+    seed(gateway, plan_)
+    order = plan_.table("orders").ids.id(3)
+    mine = next(row for row in gateway.rows["tickets"].values() if row["order_id"] == order)
+    gateway.insert("tickets", [{**mine, "id": "theirs", "qr_token": "theirs"}], key="id")
+    done = removal.remove(gateway, recorded(plan_), ignore)
+    assert {(row.table, row.key) for row in done.foreign} == {("tickets", "theirs")}
+    assert set(gateway.rows["orders"]) == {order}
+    assert set(gateway.rows["tickets"]) == {"theirs"}
+    assert len(gateway.rows["events"]) == len(gateway.rows["ticket_types"]) == 1
+    assert not gateway.rows["staff"]
+
+
+def test_a_row_that_a_cascade_would_take_is_seen_before_anything_is_deleted() -> None:
+    gateway, plan_ = database(), planned(10)
+    seed(gateway, plan_)
+    before = {table: dict(rows) for table, rows in gateway.rows.items()}
+    gateway.insert("event_checklist", [{"id": 1, "event_id": plan_.table("events").ids.id(0)}], key="id")
+    silent = replace(recorded(plan_), written_by_app=())
+    seen = removal.survey(gateway, silent)
+    assert [str(row).split(" references")[0] for row in seen.foreign] == ["event_checklist 1"]
+    del before["event_checklist"]
+    assert {table: rows for table, rows in gateway.rows.items() if table != "event_checklist"} == before
+    removal.remove(gateway, silent, ignore)
+    assert len(gateway.rows["event_checklist"]) == 1
+    assert len(gateway.rows["events"]) == 1
+
+
+NUMBERED = {
+    "events": {"id": "bigint! = pk", "name": "text!"},
+    "tickets": {"id": "bigint! pk", "event_id": "bigint! >events", "code": "text!"},
+    "seats": {"id": "bigint! pk", "ticket_id": "bigint! >tickets", "place": "integer!"},
+}
+NUMBERED_RECIPE = """
+name: t
+tables: {events: {values: {name: "Night {run}-{n}"}}, tickets: {rows: tickets}, seats: {rows: tickets}}
+tickets: {table: tickets, event: event_id}
+"""
+
+
+def numbered(tickets: int = 12) -> tuple[MemoryGateway, Plan]:
+    schema = from_openapi(schemas.openapi(NUMBERED))
+    parsed, document = recipe.parse(Path("t.yaml"), NUMBERED_RECIPE)
+    return MemoryGateway(schema), plan.build(parsed, document, schema, "r1", date(2026, 6, 1), tickets)
+
+
+def manifest_of(plan_: Plan, lines: Sequence[Mapping[str, Any]]) -> Manifest:
+    head = manifest.announce(plan_, created="", target="", schema="public", versions={})
+    return manifest.read(json.loads(json.dumps([head, *lines])))
+
+
+def test_ids_that_the_database_makes_are_announced_before_and_recorded_after() -> None:
+    gateway, plan_ = numbered()
+    lines: list[Mapping[str, Any]] = []
+    seeding.fill(gateway, plan_, lines.append, ignore)
+    events = [(line["event"], line["table"]) for line in lines if line["event"] != "insert"]
+    assert events == [(event, table) for table in ("events", "tickets", "seats") for event in ("batch", "ids")]
+    tickets = plan_.table("tickets")
+    assert {tickets.ids.id(n) for n in range(13)} == set(gateway.rows["tickets"])
+    assert {row["ticket_id"] for row in gateway.rows["seats"].values()} == set(gateway.rows["tickets"])
+
+
+@pytest.mark.parametrize("lost", ["tickets", "seats"])
+def test_rows_whose_reply_a_kill_swallowed_are_found_by_their_text_or_their_parent(lost: str) -> None:
+    gateway, plan_ = numbered()
+    gateway.insert("events", [{"id": -1, "name": "theirs"}], key="id")
+    gateway.insert("tickets", [{"id": -1, "event_id": -1, "code": "theirs"}], key="id")
+    lines: list[Mapping[str, Any]] = []
+
+    def journal(line: Mapping[str, Any]) -> None:
+        if line["event"] == "ids" and line["table"] == lost:
+            raise KeyboardInterrupt
+        lines.append(line)
+
+    with pytest.raises(KeyboardInterrupt):
+        seeding.fill(gateway, plan_, journal, ignore)
+    owned = manifest_of(plan_, lines)
+    assert owned.table(lost).unsettled
+    _, again = numbered()
+    seeding.fill(gateway, again, lines.append, ignore, owned)
+    assert len(gateway.rows["tickets"]) == 14
+    assert len(gateway.rows["seats"]) == 13
+    done = removal.remove(gateway, manifest_of(again, lines), ignore)
+    assert not done.foreign
+    left = {table: set(rows) for table, rows in gateway.rows.items()}
+    assert left == {"events": {-1}, "tickets": {-1}, "seats": set()}
+
+
+def test_a_lost_run_is_found_by_its_texts_and_its_keys() -> None:
+    gateway, plan_ = database(), planned(20, run="20260601-200000-abcde")
+    seed(gateway, plan_)
+    gateway.insert("staff", [{"id": "theirs", "display_name": "Anna, see run 20260601"}], key="id")
+    [found] = orphans.runs(gateway, gateway.schema())
+    assert found.run == plan_.run
+    app = [AppTable("scan_logs", "ticket_id", "tickets")]
+    lost = orphans.manifest(gateway, gateway.schema(), found.run, target="", profile="public", traces={}, app=app)
+    removal.remove(gateway, lost, ignore)
+    assert {table: len(rows) for table, rows in gateway.rows.items() if rows} == {"staff": 1}
+
+
+def test_a_lost_run_in_numbered_tables_is_told_from_a_note_about_it() -> None:
+    gateway, plan_ = numbered()
+    plan_ = replace(plan_, run="20260601-200000-abcde")
+    seeding.fill(gateway, plan_, ignore, ignore)
+    gateway.insert("tickets", [{"id": -1, "event_id": 1, "code": f"look at {plan_.run}-1, please"}], key="id")
+    traces = {table.table: table.trace for table in plan_.tables if table.trace}
+    lost = orphans.manifest(gateway, gateway.schema(), plan_.run, target="", profile="public", traces=traces, app=())
+    assert [(table.table, table.rows) for table in lost.tables] == [("events", 1), ("tickets", 13)]

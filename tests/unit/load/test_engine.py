@@ -4,8 +4,10 @@ import gc
 import mmap
 import os
 import signal
+import sys
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +28,7 @@ from provision.load import engine, spec
 from provision.load.engine import Progress
 from provision.load.http import Origin
 from provision.load.outcomes import classifier
+from provision.load.overtaking import SlowRead
 from provision.load.request import Template
 from provision.load.results import Results
 from provision.load.session import Job
@@ -44,7 +47,8 @@ def job(gate: Gate, scenarios: dict[str, Any], tickets: int = 400, timeout: str 
     origin = Origin.parse(gate.url)
     template = Template(parsed.request, origin, {"apikey": "k"}, frozenset({"id"}))
     fields = [{"id": ticket} for ticket in TICKETS[:tickets]]
-    return Job(parsed, origin, template, classifier(parsed.outcomes), fields, {}, seed="s")
+    read = SlowRead(origin, (("apikey", "k"),), "tickets", "id", ("name",), tuple(TICKETS[:100]))
+    return Job(parsed, origin, template, classifier(parsed.outcomes), fields, {}, seed="s", slow_read=read)
 
 
 def run(wanted: Job, journal: IO[bytes] | None = None, watch: engine.Watch = lambda _: None, **more: Any) -> Results:
@@ -108,10 +112,58 @@ def test_a_correct_gate_passes() -> None:
 
 
 def test_a_racy_gate_behind_a_pool_of_one_is_inconclusive_not_passed() -> None:
-    with gates.serving(gates.one_at_a_time, TICKETS) as gate:
+    with gates.serving(gates.racy, TICKETS, places=1) as gate:
         verdict = judge(run(job(gate, RACE)), snapshot(gate), ())
     assert verdict.status is Status.INCONCLUSIVE
-    assert "one after the other" in verdict.headline
+    assert "one after the other, effective concurrency 1" in verdict.headline
+
+
+def test_a_gate_that_answers_busy_out_of_a_flag_behind_one_worker_is_not_believed() -> None:
+    async def sometimes_busy(gate: Gate, ticket: str) -> dict[str, Any]:
+        if len(gate.seen) > 3 and len(gate.seen) % 3 == 0:
+            return {"error_message": "Ticket being processed by another scanner"}
+        return await gates.racy(gate, ticket)
+
+    with gates.serving(sometimes_busy, TICKETS, places=1) as gate:
+        verdict = judge(run(job(gate, RACE)), snapshot(gate), ())
+    assert verdict.contention.collisions > 0
+    assert verdict.status is Status.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(("places", "known"), [(2, 2), (10, 10), (20, 10)])
+def test_the_servers_concurrency_is_told_from_scans_that_overtake_slow_reads(places: int, known: int) -> None:
+    with gates.serving(gates.waiting, TICKETS, places=places) as gate:
+        verdict = judge(run(job(gate, RACE)), snapshot(gate), ())
+    assert verdict.status is Status.PASS, verdict.headline
+    assert verdict.contention.concurrency == known
+
+
+def test_a_target_whose_reads_cannot_be_made_slow_is_not_passed_without_other_evidence() -> None:
+    with gates.serving(gates.waiting, TICKETS) as gate:
+        wanted = replace(job(gate, RACE), slow_read=None)
+        verdict = judge(run(wanted), snapshot(gate), ())
+    assert verdict.status is Status.INCONCLUSIVE
+    assert "Nothing shows that the server worked on two requests at once" in verdict.headline
+
+
+def test_stop_on_broken_ends_the_race_at_its_first_broken_round() -> None:
+    with gates.serving(gates.racy, TICKETS) as gate:
+        results = run(job(gate, {"race": {**RACE["race"], "stopOnBroken": True}}))
+        verdict = judge(results, snapshot(gate), ())
+    assert len(results.rounds) == 1
+    assert verdict.status is Status.FAIL
+
+
+def test_the_order_of_the_requests_follows_from_the_seed() -> None:
+    def order(seed: str) -> list[str]:
+        with gates.serving(gates.correct, TICKETS) as gate:
+            results = run(replace(job(gate, {"race": {**RACE["race"], "rounds": 4}}), seed=seed, slow_read=None))
+        races = [r for r in results.records() if r.round >= 0]
+        return [f"{r.round}:{r.vu}" for r in sorted(races, key=lambda r: (r.round, r.sent))]
+
+    first = order("one")
+    assert order("one") == first
+    assert order("two") != first
 
 
 def test_a_race_uses_a_fresh_ticket_in_every_round_and_another_device_for_every_request() -> None:
@@ -269,6 +321,7 @@ def test_a_second_interrupt_gives_up_what_is_in_flight_in_every_process() -> Non
     assert results.elapsed < 10
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="finds its children in /proc")
 def test_a_process_that_is_killed_is_an_error_not_a_verdict() -> None:
     def kill(progress: Progress) -> None:
         if progress.requests > 10:

@@ -90,7 +90,7 @@ def test_without_truth_there_is_no_scenario() -> None:
 def test_the_tickets_needed_follow_from_the_load() -> None:
     total, words = spec.tickets_needed(parse())
     burst, race = 10 * 600, 200
-    controls = spec.CONTROL_SOLO + 10 * spec.CONTROL_ROUNDS
+    controls = spec.CONTROL_SCANS + 4 * (3 + 1)
     assert total == 1 + burst + race + controls
     assert "scanner_burst 6000 (10 VUs × 60 s, one in 0.1 s each)" in " ".join(words)
 
