@@ -6,6 +6,7 @@ However long the run was, the result is bounded: at most `BUCKETS` moments, `ROU
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -30,9 +31,7 @@ MARKS = ("med", "p(95)", "p(99)")
 def series(report: Report) -> dict[str, Any]:
     """Times in s since the beginning, latencies in ms."""
     results = report.results
-    allowed = {
-        name: int(str(part.get("winners", 1)).lstrip("<=")) for name, part in report.scenario["scenarios"].items()
-    }
+    allowed = {name: _allowed(part) for name, part in report.scenario["scenarios"].items()}
     step = next((step for step in _STEPS if results.elapsed / step <= BUCKETS), results.elapsed / BUCKETS)
     return {
         "step": step,
@@ -41,6 +40,13 @@ def series(report: Report) -> dict[str, Any]:
         "rounds": rounds(results, allowed),
         "broken": broken_rounds(results, allowed),
     }
+
+
+def _allowed(executor: Mapping[str, Any]) -> int:
+    """How many requests of a round may be acknowledged; where each carries the same key, all of them."""
+    if executor.get("promise") == "idempotent":
+        return sys.maxsize
+    return int(str(executor.get("winners", 1)).lstrip("<="))
 
 
 def _measured(results: Results) -> Iterable[Record]:

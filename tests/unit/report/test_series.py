@@ -82,6 +82,14 @@ def test_a_round_is_broken_only_beyond_the_winners_that_it_may_have() -> None:
     assert [one["round"] for one in broken_rounds(results, {"race": 2})] == [2]
 
 
+def test_where_one_key_is_sent_by_all_no_round_is_broken_by_its_replies(tmp_path: Path) -> None:
+    history = History()
+    history.race(0, ["admitted"] * 5)
+    made = report(history, tmp_path, {})
+    made.scenario["scenarios"]["race"] |= {"promise": "idempotent"}
+    assert [one["broken"] for one in series(made)["rounds"]] == [False]
+
+
 def test_only_the_first_broken_rounds_have_a_time_line() -> None:
     history = History()
     for ticket in range(SHOWN + 5):
