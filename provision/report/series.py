@@ -6,9 +6,8 @@ However long the run was, the result is bounded: at most `BUCKETS` moments, `ROU
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from provision.audit.comparison import percentile
@@ -31,22 +30,19 @@ MARKS = ("med", "p(95)", "p(99)")
 def series(report: Report) -> dict[str, Any]:
     """Times in s since the beginning, latencies in ms."""
     results = report.results
-    allowed = {name: _allowed(part) for name, part in report.scenario["scenarios"].items()}
     step = next((step for step in _STEPS if results.elapsed / step <= BUCKETS), results.elapsed / BUCKETS)
     return {
         "step": step,
         "timeline": timeline(results, step),
         "distribution": distribution(results, report.verdict.metrics),
-        "rounds": rounds(results, allowed),
-        "broken": broken_rounds(results, allowed),
+        "rounds": rounds(results),
+        "broken": broken_rounds(results),
     }
 
 
-def _allowed(executor: Mapping[str, Any]) -> int:
-    """How many requests of a round may be acknowledged; where each carries the same key, all of them."""
-    if executor.get("promise") == "idempotent":
-        return sys.maxsize
-    return int(str(executor.get("winners", 1)).lstrip("<="))
+def _broken(results: Results, winners: Sequence[int]) -> bool:
+    """Whether a round let in more than it may; where each request carries the same key, replies do not tell."""
+    return results.promise != "idempotent" and len(winners) > results.winners
 
 
 def _measured(results: Results) -> Iterable[Record]:
@@ -130,15 +126,15 @@ def _winners(records: Iterable[Record]) -> list[int]:
     return [record.vu + 1 for record in won]
 
 
-def rounds(results: Results, allowed: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The race rounds, evenly thinned when they are too many; of those that let in more than `allowed`, none is
+def rounds(results: Results) -> list[dict[str, Any]]:
+    """The race rounds, evenly thinned when they are too many; of those that let in too many, none is
     left out as long as the result stays bounded."""
     replies = _by_round(results)
     keep = max(1, math.ceil(len(results.rounds) / ROUNDS))
     shown: list[dict[str, Any]] = []
     for number, one in enumerate(results.rounds):
         winners = _winners(replies[one.part, one.number])
-        broken = len(winners) > allowed.get(one.part, 1)
+        broken = _broken(results, winners)
         if number % keep == 0 or (broken and len(shown) < 2 * ROUNDS):
             shown.append({**_round(one, winners), "broken": broken})
     return shown
@@ -156,13 +152,13 @@ def _round(one: Round, winners: list[int]) -> dict[str, Any]:
     }
 
 
-def broken_rounds(results: Results, allowed: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The first few rounds that let in more than `allowed`, each request's times in ms since the first send."""
+def broken_rounds(results: Results) -> list[dict[str, Any]]:
+    """The first few rounds that let in too many, each request's times in ms since the first send."""
     replies = _by_round(results)
     shown: list[dict[str, Any]] = []
     for one in results.rounds:
         records = sorted((r for r in replies[one.part, one.number] if r.sent), key=lambda record: record.sent)
-        if len(_winners(records)) > allowed.get(one.part, 1) and len(shown) < SHOWN:
+        if _broken(results, _winners(records)) and len(shown) < SHOWN:
             lines = [_line(record, records[0].sent) for record in records[:REQUESTS]]
             where = {"scenario": one.part, "round": one.number + 1, "ticket": results.tickets[one.ticket]}
             shown.append({**where, "requests": lines})

@@ -31,8 +31,7 @@ def sentence(report: Report) -> str:
 def _held(report: Report) -> str:
     verdict = report.verdict
     tickets = verdict.metrics.outcomes().get("admitted", 0)
-    executors = report.scenario["scenarios"].values()
-    usual = all(one.get("winners", 1) == 1 and one.get("promise") != "idempotent" for one in executors)
+    usual = report.results.winners == 1 and report.results.promise == "winners"
     how = "guests were let in exactly once" if usual else "admissions are in the database, none too many"
     text = f"All {tickets:,} {how}"
     if verdict.contention.rounds:
