@@ -33,6 +33,8 @@ def report(
 ) -> None:
     """Judge a finished run again from its saved values and write its report; needs no database.
 
+    Exit code: that of the verdict; 0 with --open.
+
     Examples:
       provision report --open
       provision report 20260131-204500-x7kq3 --html night.html

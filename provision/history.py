@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from provision.audit import comparison
 from provision.audit.comparison import Change
 from provision.audit.promises import Status
 from provision.audit.verdict import EXIT_CODES
-from provision.errors import ConfigError, ExitCode
+from provision.errors import ConfigError, ExitCode, ProvisionError
 from provision.fixtures import manifest
 from provision.report.model import Report
 from provision.rundir import MANIFEST, RunDir
@@ -62,11 +62,15 @@ def report(name: str | None, files: Mapping[str, Path]) -> tuple[Report, Path]:
     return again, folder.path / saved.HTML
 
 
-def refresh(run: RunDir) -> None:
-    """Write the pages of a run's rehearsals again, for what its manifest says by now."""
+def refresh(run: RunDir, say: Callable[[str], None]) -> None:
+    """Write the pages of a run's rehearsals again, for what its manifest says by now; what hinders that is said, since
+    the work that it is told about is done."""
     for folder in saved.rehearsals(run.path.parent):
         if folder.path.parent == run.path and (folder.path / saved.HTML).is_file():
-            saved.save(saved.load(folder), folder, files={})
+            try:
+                saved.save(saved.load(folder), folder, files={})
+            except ProvisionError as error:
+                say(f"{folder.path / saved.HTML} was not brought up to date: {error}")
 
 
 @dataclass(frozen=True, slots=True)

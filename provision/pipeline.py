@@ -352,7 +352,7 @@ def teardown_run(folder: RunDir, target: Target, watcher: Watcher, *, dry_run: b
     if not dry_run:
         accounts = [asdict(account) for account in done.accounts]
         folder.append(MANIFEST, {"event": "left" if done.left else "clean", "rows": done.left, "accounts": accounts})
-        history.refresh(folder)
+        history.refresh(folder, watcher.say)
     return done
 
 

@@ -33,8 +33,8 @@ _OF_K6 = {
     "vus_max",
 }  # fmt: skip
 _ALWAYS_COUNTED = {Outcome.ERROR, Outcome.NOT_SENT, Outcome.UNKNOWN, Outcome.UNCLASSIFIED}
-_OURS = {"pause", "sync", "rounds", "winners"}
-"""Keys of our executors that k6 does not know."""
+_OF_A_RACE = {"startTime", "gracefulStop", "maxDuration"}
+"""Keys of our race that k6's `per-vu-iterations` has as well."""
 _HEAD = """\
 // Scenario {name}, written by provision for k6 1.0 and newer. Run it with:
 //   source {env} && k6 run {script}
@@ -87,10 +87,11 @@ def _scenarios(scenario: Scenario) -> dict[str, Any]:
     """The executors as k6 spells them."""
     found = {}
     for name, executor in scenario.scenarios.items():
-        given = executor.model_dump(mode="json", exclude_unset=True, exclude=_OURS)
         if isinstance(executor, Race):
-            given |= {"executor": "per-vu-iterations", "vus": executor.vus, "iterations": executor.rounds}
-        found[name] = given
+            given = executor.model_dump(mode="json", exclude_unset=True, include=_OF_A_RACE)
+            found[name] = {"executor": "per-vu-iterations", "vus": executor.vus, "iterations": executor.rounds, **given}
+        else:
+            found[name] = executor.model_dump(mode="json", exclude_unset=True, exclude={"pause"})
     return found
 
 

@@ -24,6 +24,7 @@ from provision.report.series import series
 
 _ASSETS = Path(__file__).parent / "assets"
 _SCRIPTS = ("d3.min.js", "plot.umd.min.js", "report.js")
+_LICENCES = ("plot.LICENSE", "d3.LICENSE")
 LATENCIES = ("med", "p(95)", "p(99)", "max")
 
 
@@ -39,6 +40,7 @@ def render(report: Report) -> str:
         winners=_winners(report),
         tables=_tables(report),
         scripts=[Markup(script) for script in scripts],  # noqa: S704 - files of this package
+        licences=[_asset(name) for name in _LICENCES],
         style=Markup(_asset("report.css")),  # noqa: S704
         policy=_policy(scripts),
         summary_json=_embedded(summary),

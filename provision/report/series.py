@@ -40,6 +40,11 @@ def series(report: Report) -> dict[str, Any]:
     }
 
 
+def _broken(results: Results, winners: Sequence[int]) -> bool:
+    """Whether a round let in more than it may; where each request carries the same key, replies do not tell."""
+    return results.promise != "idempotent" and len(winners) > results.winners
+
+
 def _measured(results: Results) -> Iterable[Record]:
     wanted = {number for number, part in enumerate(results.parts) if part.measured}
     return (record for record in results.records() if record.part in wanted)
@@ -122,14 +127,16 @@ def _winners(records: Iterable[Record]) -> list[int]:
 
 
 def rounds(results: Results) -> list[dict[str, Any]]:
-    """The race rounds, evenly thinned when they are too many; a round with more than one winner is never left out."""
+    """The race rounds, evenly thinned when they are too many; of those that let in too many, none is
+    left out as long as the result stays bounded."""
     replies = _by_round(results)
     keep = max(1, math.ceil(len(results.rounds) / ROUNDS))
     shown: list[dict[str, Any]] = []
     for number, one in enumerate(results.rounds):
         winners = _winners(replies[one.part, one.number])
-        if number % keep == 0 or (len(winners) > 1 and len(shown) < 2 * ROUNDS):
-            shown.append(_round(one, winners))
+        broken = _broken(results, winners)
+        if number % keep == 0 or (broken and len(shown) < 2 * ROUNDS):
+            shown.append({**_round(one, winners), "broken": broken})
     return shown
 
 
@@ -146,12 +153,12 @@ def _round(one: Round, winners: list[int]) -> dict[str, Any]:
 
 
 def broken_rounds(results: Results) -> list[dict[str, Any]]:
-    """The first few rounds with more than one winner, each request's times in ms since the first send."""
+    """The first few rounds that let in too many, each request's times in ms since the first send."""
     replies = _by_round(results)
     shown: list[dict[str, Any]] = []
     for one in results.rounds:
         records = sorted((r for r in replies[one.part, one.number] if r.sent), key=lambda record: record.sent)
-        if len(_winners(records)) > 1 and len(shown) < SHOWN:
+        if _broken(results, _winners(records)) and len(shown) < SHOWN:
             lines = [_line(record, records[0].sent) for record in records[:REQUESTS]]
             where = {"scenario": one.part, "round": one.number + 1, "ticket": results.tickets[one.ticket]}
             shown.append({**where, "requests": lines})

@@ -31,7 +31,9 @@ def sentence(report: Report) -> str:
 def _held(report: Report) -> str:
     verdict = report.verdict
     tickets = verdict.metrics.outcomes().get("admitted", 0)
-    text = f"All {tickets:,} guests were let in exactly once"
+    usual = report.results.winners == 1 and report.results.promise == "winners"
+    how = "guests were let in exactly once" if usual else "admissions are in the database, none too many"
+    text = f"All {tickets:,} {how}"
     if verdict.contention.rounds:
         vus = max(part.vus for part in report.results.parts if part.executor == "race")
         text += f", also in the {verdict.contention.rounds:,} races of {vus} gates for one ticket"
@@ -56,9 +58,11 @@ def _twice(evidence: Evidence) -> str:
     broken = _cases(evidence, lambda case: case.twice)
     case, many = broken[0], len(broken) > 1
     times = max(len(case.acknowledged), case.stored)
-    what = f"{len(broken):,} tickets were admitted more than once, the first of them" if many else (
-        f"One ticket was admitted {'twice' if times == 2 else f'{times} times'}:"
-    )  # fmt: skip
+    much = "more than once" if case.allowed == 1 else f"more than {case.allowed} times"
+    often = "twice" if times == 2 else f"{times} times"
+    limit = "" if case.allowed == 1 else f" where {case.allowed} are allowed"
+    what = f"{len(broken):,} tickets were admitted {much}, the first of them"
+    what = what if many else f"One ticket was admitted {often}{limit}:"
     if len(case.acknowledged) < 2:
         return f"{what} {_short(case)}, though only {len(case.acknowledged)} gate was told so."
     first, *_, last = sorted(case.acknowledged, key=lambda record: record.first)
@@ -119,6 +123,8 @@ _ADVICE: Mapping[str, str] = {
     "all-classified": "Add an outcome rule for that reply to the scenario file, or mend what sent it.",
     "contended": "Give the API's pool more than one database connection and more than one worker, then run again.",
     "rounds-won": "Look at what the gates were told in those rounds: somebody who holds the ticket must get in.",
+    "arrivals": "Raise preAllocatedVUs and maxVUs, add processes, or ask for a lower rate.",
+    "released": "Look at this machine and its network: requests missed the release of their round.",
     "generator": "Run it from a machine with a free core, or with fewer VUs.",
     "complete": "Seed more tickets if they ran out (provision seed --for SCENARIO), and let the run end.",
 }

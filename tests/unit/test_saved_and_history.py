@@ -102,11 +102,23 @@ def test_after_a_teardown_the_page_says_what_became_of_the_rows() -> None:
     account = {"table": "tickets", "found": 71, "removed": 71, "left": 0, "why": ""}
     app = {"table": "scan_logs", "found": 888, "removed": 888, "left": 0, "why": ""}
     seeded.append(MANIFEST, {"event": "clean", "rows": 0, "accounts": [app, account]})
-    history.refresh(seeded)
+    said: list[str] = []
+    history.refresh(seeded, said.append)
+    assert said == []
     text = page.read_text()
     assert "Not torn down yet" not in text
     assert "provision teardown" not in text
     assert ">888<" in text
+
+
+def test_a_page_that_cannot_be_brought_up_to_date_does_not_spoil_the_teardown() -> None:
+    folder = reported(good())
+    (folder.path / "results.json").write_text("{}")
+    said: list[str] = []
+    history.refresh(RunDir(folder.path.parent), said.append)
+    assert [("report.html was not brought up to date" in line, "cannot be read" in line) for line in said] == [
+        (True, True)
+    ]
 
 
 def test_a_slower_run_is_a_regression_beyond_the_limit() -> None:

@@ -111,8 +111,8 @@
         height: 280, x: seconds,
         y: { type: "log", label: "↑ ms", grid: true, ticks: 5, tickFormat: (d) => number(d) },
         marks: [
-          Plot.areaY(rows, { x: "t", y1: "med", y2: "max", z: "scenario", fill: colour, fillOpacity: 0.16, curve: "monotone-x" }),
-          Plot.lineY(rows, { x: "t", y: "p(95)", z: "scenario", stroke: colour, strokeWidth: 2, curve: "monotone-x" }),
+          Plot.areaY(rows, { x: "t", y1: "med", y2: "max", z: "scenario", fill: colour, fillOpacity: 0.16 }),
+          Plot.lineY(rows, { x: "t", y: "p(95)", z: "scenario", stroke: colour, strokeWidth: 2 }),
           Plot.ruleY(limits(), { y: "limit", stroke: "var(--fail)", strokeDasharray: "6 4" }),
           Plot.text(limits(), {
             y: "limit", text: "text", frameAnchor: "right", dy: -8, fill: "var(--fail)", stroke: "var(--ground)", strokeWidth: 4,
@@ -152,12 +152,12 @@
   const vus = (width) => steps(width, "VUs", "vus", []);
 
   function rounds(width) {
-    const twice = (d) => d.winners.length > 1;
+    const twice = (d) => d.broken;
+    const races = [...new Set(series.rounds.map((d) => d.scenario))];
     const said = (d) => (d.winners.length ? `won by gate ${d.winners.join(" and gate ")}` : "nobody won");
     const colour = (d) => (twice(d) ? "var(--fail)" : ofScenario(d.scenario));
     return [
-      legend([["one winner", "var(--second)"], ["more than one winner", "var(--fail)"]].filter(
-        ([name]) => name === "one winner" || series.rounds.some(twice))),
+      legend([...races.map((name) => [name, ofScenario(name)]), ...(series.rounds.some(twice) ? [["too many winners", "var(--fail)"]] : [])]),
       plot(width, "release spread of each round", {
         height: 240, x: { label: "round →", ...below, ticks: width < 500 ? 4 : 10, tickFormat: "d" },
         y: { label: "↑ ms between first and last send", grid: true, nice: true, zero: true, ticks: 5 },

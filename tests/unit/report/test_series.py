@@ -73,6 +73,21 @@ def test_many_rounds_are_thinned_and_a_broken_one_is_kept() -> None:
     assert [one["round"] for one in shown if len(one["winners"]) > 1] == [1001]
 
 
+def test_a_round_is_broken_only_beyond_the_winners_that_it_may_have() -> None:
+    history = History(changes={"winners": 2})
+    for ticket, winners in enumerate((2, 3)):
+        history.race(ticket, ["admitted"] * winners + ["busy"])
+    results = history.results()
+    assert [one["broken"] for one in rounds(results)] == [False, True]
+    assert [one["round"] for one in broken_rounds(results)] == [2]
+
+
+def test_where_one_key_is_sent_by_all_no_round_is_broken_by_its_replies() -> None:
+    history = History(changes={"promise": "idempotent"})
+    history.race(0, ["admitted"] * 5)
+    assert [one["broken"] for one in rounds(history.results())] == [False]
+
+
 def test_only_the_first_broken_rounds_have_a_time_line() -> None:
     history = History()
     for ticket in range(SHOWN + 5):
@@ -81,13 +96,13 @@ def test_only_the_first_broken_rounds_have_a_time_line() -> None:
 
 
 def long_run() -> History:
-    """An hour with 60,000 scans, 5,000 races of 8 that all broke, and a scenario file of some length."""
+    """An hour with 12,000 scans, 2,500 races of 4 that all broke, and a scenario file of some length."""
     history = History(changes={"elapsed": 3600.0})
-    for number in range(60_000):
+    for number in range(12_000):
         outcome = ("admitted", "busy", "error", "already_used")[number % 4]
-        history.ask(outcome, number, vu=number % 100, part=BURST, sent=number * 60 * MS, ms=1 + number % 997)
-    for ticket in range(60_000, 65_000):
-        history.race(ticket, ["admitted"] * 8)
+        history.ask(outcome, number, vu=number % 100, part=BURST, sent=number * 300 * MS, ms=1 + number % 997)
+    for ticket in range(12_000, 14_500):
+        history.race(ticket, ["admitted"] * 4)
     return history
 
 

@@ -18,6 +18,13 @@ def test_a_good_run_says_how_many_got_in_and_how_fast(tmp_path: Path) -> None:
     assert sentence(good(), tmp_path) == told + "95 of 100 scans took less than 5 ms."
 
 
+def test_where_a_stock_is_raced_for_nobody_is_said_to_be_let_in_once(tmp_path: Path) -> None:
+    history = good()
+    history.changes["winners"] = 5
+    made = report(history, tmp_path, {})
+    assert words.sentence(made).startswith("All 70 admissions are in the database, none too many, also in the 20 races")
+
+
 def test_a_ticket_admitted_twice_is_named_with_its_gates_and_the_time_between(tmp_path: Path) -> None:
     history = good()
     history.race(70, ["admitted", "busy", "admitted"])
