@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
 
 import typer
 
-from provision import __version__, cli_history
+from provision import __version__, cli_history, cli_local
 from provision.errors import ConfigError, ExitCode, Interrupted, ProvisionError
 
 SHOWN = 20
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from provision.gateway.orphans import Orphan
-    from provision.pipeline import Seeded, TornDown
     from provision.rehearsal import Rehearsal
+    from provision.removing import TornDown
     from provision.report.live import Live
+    from provision.seeding import Seeded
 
 P = ParamSpec("P")
 
@@ -192,10 +193,10 @@ def seed(
       provision seed --dry-run
       provision seed --run 20260131-204500-x7kq3
     """
-    from provision import pipeline
+    from provision import seeding
 
-    options = pipeline.SeedOptions(recipe, scenario, tickets, out, env, dry_run, run)
-    _print_seeded(pipeline.seed(options, _live(quiet)), env)
+    options = seeding.SeedOptions(recipe, scenario, tickets, out, env, dry_run, run)
+    _print_seeded(seeding.seed(options, _live(quiet)), env)
 
 
 def _print_seeded(seeded: Seeded, env: Path | None) -> None:
@@ -251,7 +252,7 @@ def run_scenario(
       provision run-scenario --confidence 1%
       provision run-scenario my-scenario.yaml --tickets test-tickets.json --json summary.json
     """
-    from provision import pipeline, rehearsal
+    from provision import opening, pipeline, rehearsal
 
     files = {form: path for form, path in (("json", json), ("html", html), ("junit", junit)) if path}
     ci = bool(os.environ.get("CI"))
@@ -261,7 +262,7 @@ def run_scenario(
     outcome = pipeline.run_scenario(options, _live(quiet))
     _print_rehearsal(outcome)
     if outcome.verdict.interrupted:
-        _complain(Interrupted("Interrupted before the end of the load.", hint=pipeline.removal_hint(outcome.run)))
+        _complain(Interrupted("Interrupted before the end of the load.", hint=opening.removal_hint(outcome.run)))
     raise typer.Exit(int(outcome.verdict.exit_code))
 
 
@@ -300,12 +301,12 @@ def teardown(
       provision teardown --find
       provision teardown --find --run 20260131-204500-x7kq3
     """
-    from provision import pipeline
+    from provision import removing
 
     if find:
         _find(run, every=every, recipe=recipe, dry_run=dry_run, quiet=quiet)
         return
-    result = pipeline.teardown(run, every=every, dry_run=dry_run, watcher=_live(quiet))
+    result = removing.teardown(run, every=every, dry_run=dry_run, watcher=_live(quiet))
     if not result.runs:
         typer.echo("nothing to remove: every run of this folder is clean")
     for done in result.runs:
@@ -314,12 +315,12 @@ def teardown(
 
 
 def _find(run: str | None, *, every: bool, recipe: str, dry_run: bool, quiet: bool) -> None:
-    from provision import pipeline
+    from provision import removing
 
     def show(orphan: Orphan) -> None:
         typer.echo(f"found run {orphan.run} in {', '.join(orphan.tables)}")
 
-    found = pipeline.find(run, every=every, recipe=recipe, dry_run=dry_run, watcher=_live(quiet), show=show)
+    found = removing.find(run, every=every, recipe=recipe, dry_run=dry_run, watcher=_live(quiet), show=show)
     if not found.orphans:
         typer.echo(f"no run stands in the database of {found.target}")
     elif not found.removed.runs:
@@ -402,101 +403,8 @@ def _broken_gate(name: str | None) -> str | None:
 for _name, _function in cli_history.COMMANDS.items():
     app.command(_name)(command(_function))
 app.add_typer(cli_history.export, name="export")
-
-Name = Annotated[str, typer.Option("--name", help="Which stack; several run side by side.")]
-
-
-@local.command()
-@command
-def up(
-    name: Name = "default",
-    gate: Annotated[str | None, typer.Option(help="The scan function to install, see `local gates`.")] = None,
-    pool: Annotated[int | None, typer.Option(min=1, help="Database connections of the API.")] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Start the embedded Supabase; it stays until `provision local down`.
-
-    Examples:
-      provision local up
-      provision local up --gate check-then-act
-      provision local up --name second --pool 1
-    """
-    from provision.local import stack
-
-    running = stack.up(name, gate=gate, pool=pool, progress=_live(quiet).say)
-    typer.echo(f"up: {running.url} ({running.tls_url} with TLS), gate {running.gate}, pool {running.pool}")
-    typer.echo(f'next: eval "$(provision local env{"" if name == "default" else f" --name {name}"})"')
-
-
-@local.command()
-@command
-def down(name: Name = "default") -> None:
-    """Stop it; its data stay.
-
-    Example: provision local down
-    """
-    from provision.local import stack
-
-    typer.echo("stopped" if stack.down(name) else "it was not running")
-
-
-@local.command()
-@command
-def status(name: Name = "default") -> None:
-    """Say whether it runs, and where.
-
-    Example: provision local status
-    """
-    from provision.local import stack
-
-    running = stack.status(name)
-    if running is None:
-        typer.echo("not running; start it with: provision local up")
-        raise typer.Exit(1)
-    typer.echo(f"up: {running.url} ({running.tls_url} with TLS), gate {running.gate}, pool {running.pool}")
-    typer.echo(f'logs: {running.log_dir}\npsql: psql "{running.dsn}"')
-
-
-@local.command()
-@command
-def env(name: Name = "default") -> None:
-    """Print its variables for `eval`, keys included: they open nothing but this machine's test database.
-
-    Example: eval "$(provision local env)"
-    """
-    from provision.local import stack
-
-    running = stack.status(name)
-    if running is None:
-        raise ConfigError("The stack is not running.", hint="Start it with: provision local up")
-    for variable, value in running.env().items():
-        typer.echo(f"export {variable}='{value}'")
-
-
-@local.command()
-@command
-def reset(name: Name = "default") -> None:
-    """Stop it and delete its data.
-
-    Example: provision local reset
-    """
-    from provision.local import stack
-
-    stack.reset(name)
-    typer.echo("deleted")
-
-
-@local.command()
-@command
-def gates() -> None:
-    """List the scan functions that `local up --gate` and `demo --broken` know.
-
-    Example: provision local gates
-    """
-    from provision.local import stack
-
-    for name, gate in sorted(stack.gates().items(), key=lambda item: (item[1].broken, item[0])):
-        typer.echo(f"{name:<28} {'broken' if gate.broken else 'correct':<8} {gate.description}")
+for _name, _function in cli_local.COMMANDS.items():
+    local.command(_name)(command(_function))
 
 
 if __name__ == "__main__":

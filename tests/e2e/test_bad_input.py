@@ -317,7 +317,7 @@ def test_a_disk_that_is_full_during_the_load_is_said(place: Place, database: Dat
 def test_a_fault_of_ours_is_logged_without_the_key(place: Place, tmp_path: Path) -> None:
     """A schema document that PostgREST would never send makes a fault; its log must not hold the key."""
     (place.folder / "sitecustomize.py").write_text(
-        "import provision.pipeline as p\n"
+        "import provision.seeding as p\n"
         "def broken(options, watcher):\n"
         "    import os\n"
         "    raise RuntimeError(os.environ['SUPABASE_SECRET_KEY'])\n"

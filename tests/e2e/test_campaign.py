@@ -30,7 +30,13 @@ SEED = int(os.environ.get("PROVISION_CAMPAIGN_SEED", "20260601"))
 Sql = Callable[[Stack, str], str]
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["provision.cli", "provision.pipeline", "provision.gateway.supabase", "provision.gateway.removal"]
+    [
+        "provision.cli",
+        "provision.seeding",
+        "provision.removing",
+        "provision.gateway.supabase",
+        "provision.gateway.removal",
+    ]
 )
 KILLS = ("kill before", "kill after the commit", "interrupt", "terminate")
 STOPPED = {105, 106, -signal.SIGKILL}

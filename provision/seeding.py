@@ -1,0 +1,180 @@
+"""`provision seed`: recipe → plan → manifest → rows → ticket file, and an interrupted seed brought to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from provision import bundled, rundir
+from provision.errors import ConfigError
+from provision.opening import (
+    gateway_of,
+    identity,
+    in_schema,
+    open_gateway,
+    open_target,
+    owned,
+    read_manifest,
+    removal_hint,
+    stack_of,
+    versions,
+)
+from provision.report import Watcher
+from provision.rundir import MANIFEST, RECIPE, RunDir
+from provision.target import Target
+
+if TYPE_CHECKING:
+    from provision.fixtures.manifest import Manifest
+    from provision.fixtures.plan import Plan
+    from provision.gateway import Gateway
+
+TICKETS_FILE = Path("test-tickets.json")
+
+
+@dataclass(frozen=True, slots=True)
+class SeedOptions:
+    """What `provision seed` was asked for; a `run` is resumed, with its own recipe, tickets and files."""
+
+    recipe: str | None = None
+    scenario: str | None = None
+    tickets: int | None = None
+    out: Path = TICKETS_FILE
+    env: Path | None = None
+    dry_run: bool = False
+    run: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seeded:
+    """What a seed made, or in a dry run would make; `why` says where the number of tickets comes from."""
+
+    run: str
+    target: str
+    counts: Mapping[str, int]
+    out: Path
+    why: str
+    written: bool
+
+
+def seed(options: SeedOptions, watcher: Watcher) -> Seeded:
+    """Seed what was asked for, or resume the run that was named."""
+    if options.run is not None:
+        return resume(RunDir.open(options.run), watcher, dry_run=options.dry_run)
+    with open_target(watcher) as target:
+        return seed_target(options, target, watcher)
+
+
+def seed_target(options: SeedOptions, target: Target, watcher: Watcher) -> Seeded:
+    """`seed` on a target that is open."""
+    from provision.fixtures import manifest, plan, recipe
+
+    name = options.recipe or _recipe_for(options.scenario)
+    path, text = bundled.find("seeds", name)
+    parsed, document = recipe.parse(path, text)
+    target = in_schema(target, parsed.profile)
+    count, why = _ticket_count(options, name, parsed.count)
+    for file in filter(None, (options.out, options.env)):
+        rundir.check_writable(file)
+    now = datetime.now(UTC)
+    with open_gateway(target, watcher) as gateway:
+        planned = plan.build(parsed, document, gateway.schema(), rundir.new_run_id(now), now.date(), count)
+        if options.dry_run:
+            return Seeded(planned.run, identity(target), _counts(planned), options.out, why, written=False)
+        folder = RunDir.create(planned.run)
+        rundir.write_text(folder.path / RECIPE, [text])
+        head = manifest.announce(
+            planned,
+            created=now.isoformat(timespec="seconds"),
+            target=identity(target),
+            schema=target.schema,
+            versions=versions(),
+            files={"out": str(options.out.resolve()), "env": str(options.env.resolve()) if options.env else None},
+        )
+        folder.append(MANIFEST, head)
+        _fill(planned, folder, gateway, target, watcher)
+    return Seeded(planned.run, identity(target), _counts(planned), options.out, why, written=True)
+
+
+def resume(folder: RunDir, watcher: Watcher, *, dry_run: bool = False) -> Seeded:
+    """Bring a seed that was interrupted to its end: the rows that are missing, then the files."""
+    from provision.fixtures import fakes, manifest, plan, recipe
+
+    done = read_manifest(folder)
+    if done.state in {"clean", "left"}:
+        raise ConfigError(f"Run {done.run} was torn down.", hint="Seed a new one with: provision seed")
+    with open_target(watcher, stack_of(done.target)) as opened, gateway_of(done, opened, watcher) as gateway:
+        parsed, document = recipe.parse(folder.path / RECIPE, rundir.read_text(folder.path / RECIPE))
+        planned = plan.build(parsed, document, gateway.schema(), done.run, fakes.run_day(done.created), done.tickets)
+        if manifest.tables(planned) != folder.lines(MANIFEST)[0]["tables"]:
+            raise ConfigError(f"The schema has changed since run {done.run} began.", hint=removal_hint(done.run))
+        out = Path(done.files["out"] or TICKETS_FILE)
+        if not dry_run:
+            _fill(planned, folder, gateway, in_schema(opened, done.schema), watcher, done)
+    return Seeded(done.run, done.target, _counts(planned), out, f"run {done.run} resumed", written=not dry_run)
+
+
+def _fill(
+    plan: Plan,
+    folder: RunDir,
+    gateway: Gateway,
+    target: Target,
+    watcher: Watcher,
+    resumed: Manifest | None = None,
+) -> None:
+    """Write the rows of a plan that is announced, then its files."""
+    from provision.fixtures import tickets
+    from provision.gateway import seeding
+
+    way_on = f", or go on with: provision seed --run {plan.run}"
+    with owned(plan.run, way_on), watcher.busy(f"Seeding {plan.run}"):
+        seeding.fill(gateway, plan, partial(folder.append, MANIFEST), watcher.rows, resumed)
+        done = resumed or read_manifest(folder)
+        text = tickets.document(
+            plan, url=target.url, target=identity(target), created=done.created, versions=done.versions
+        )
+        rundir.write_text(out := Path(done.files["out"] or TICKETS_FILE), text)
+        if env := done.files["env"]:
+            rundir.write_text(Path(env), [tickets.env_file(plan, target.url)])
+        folder.append(MANIFEST, {"event": "seeded", "tickets": str(out)})
+        if gateway.retries:
+            watcher.say(f"{gateway.retries:,} requests had to be sent again.")
+        _warn_of_unnamed(folder, gateway, watcher)
+
+
+def _warn_of_unnamed(folder: RunDir, gateway: Gateway, watcher: Watcher) -> None:
+    """Say now what a teardown would have to leave: rows that hang on ours in tables that the recipe does not name."""
+    from provision.gateway import scope
+
+    for row in scope.open_scope(gateway, read_manifest(folder)).unnamed():
+        watcher.say(f"{row}; if the app or a trigger writes there, name it in the recipe:")
+        watcher.say(f"  written_by_app: {{{row.table}: {row.column}}}; else teardown keeps such rows and theirs")
+
+
+def _recipe_for(scenario: str | None) -> str:
+    """The recipe that makes a scenario's tickets, the usual one without a scenario."""
+    from provision.load import spec
+
+    if scenario is None:
+        return "event-night"
+    return spec.parse(*bundled.find("scenarios", scenario)).recipe
+
+
+def _ticket_count(options: SeedOptions, recipe: str, default: int) -> tuple[int, str]:
+    """How many tickets, and why so many."""
+    if options.tickets is not None:
+        return options.tickets, "--tickets"
+    if options.scenario is None:
+        return default, f"the recipe {recipe}"
+    from provision.load import spec
+
+    scenario = spec.parse(*bundled.find("scenarios", options.scenario))
+    total, words = spec.tickets_needed(scenario)
+    return total, f"{scenario.name} can use {' + '.join(words)}"
+
+
+def _counts(plan: Plan) -> dict[str, int]:
+    return {table.table: table.rows for table in plan.tables}
