@@ -70,7 +70,7 @@ def check(scenario: str, recipe: str | None, watcher: Watcher) -> Checked:
         try:
             wanted = rehearsal.prepare(rehearsal.RunOptions(scenario=scenario, tickets=out))
             with open_gateway(target, watcher) as gateway:
-                facts = rehearsal.preflight(wanted, target, gateway)
+                facts = rehearsal.preflight(wanted, target, gateway, watcher)
         finally:
             removed = Teardown([teardown_run(folder, target, watcher)])
         removed.check()

@@ -21,6 +21,7 @@ from provision.audit.promises import Status
 from provision.audit.thresholds import Threshold
 from provision.audit.verdict import Verdict
 from provision.errors import Refused, ScenarioError, TicketsError, Unreachable
+from provision.fixtures import manifest
 from provision.fixtures import tickets as ticket_file
 from provision.fixtures.ids import IdRange, NumberRange, Range
 from provision.fixtures.schema import Schema
@@ -37,7 +38,7 @@ from provision.load.session import Job
 from provision.load.spec import Scenario
 from provision.report import Watcher, rows
 from provision.report.model import Report
-from provision.rundir import RunDir
+from provision.rundir import MANIFEST, RunDir
 from provision.target import Target
 from provision.yamlfile import unknown
 
@@ -196,6 +197,7 @@ def rehearse(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher)
     check_schema(wanted, schema)
     fresh = _fresh(gateway, schema, wanted)
     job = _job(wanted, target, fresh, schema)
+    _own_entries(wanted, schema, watcher)
     folder = RunDir.ensure(wanted.tickets.run).subfolder(wanted.scenario.name)
     run, scenario = _about(wanted, target), _carried_out(wanted)
     folder.write_json("run.json", run)
@@ -227,12 +229,31 @@ def _abort(wanted: Wanted) -> engine.Abort | None:
     )
 
 
-def preflight(wanted: Wanted, target: Target, gateway: Gateway) -> list[str]:
+def _own_entries(wanted: Wanted, schema: Schema, watcher: Watcher) -> None:
+    """Put on disk that rows about our tickets are ours where the app is going to write them, so that the teardown of
+    a run that was seeded here removes them though its recipe does not name their table."""
+    entries, seeded = wanted.scenario.truth.entries, RunDir(rundir.ROOT / wanted.tickets.run)
+    if entries is None or not (seeded.path / MANIFEST).is_file():
+        return
+    known = manifest.read(seeded.lines(MANIFEST))
+    names = (entries.table, entries.ticket)
+    if names in [entry[:2] for entry in known.written_by_app] or names in [(t.table, t.key) for t in known.tables]:
+        return
+    found = manifest.app_table(known, schema, *names, wanted.ids)
+    if found is not None:
+        seeded.append(MANIFEST, manifest.written_by_app(found))
+    else:
+        watcher.say(f"{'.'.join(names)} does not reference the tickets: teardown keeps what the app writes there,")
+        watcher.say(f"  unless the recipe names it: written_by_app: {{{entries.table}: {entries.ticket}}}")
+
+
+def preflight(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher) -> list[str]:
     """Everything of `rehearse` up to the load, the canary included; the facts that were found in order."""
     bare = wanted.scenario.model_copy(update={"scenarios": {}})
     schema = gateway.schema()
     check_schema(wanted, schema)
     job = _job(replace(wanted, scenario=bare), target, [dict(ticket) for ticket in wanted.tickets.fields], schema)
+    _own_entries(wanted, schema, watcher)
     results = engine.run(job, BytesIO(), watch=lambda _: None, check_canary=check_canary)
     snapshot = truth.take(gateway, schema, wanted.scenario.truth, wanted.ids)
     broken = [f for f in verdict.judge(results, snapshot, ()).findings if f.status is Status.FAIL]

@@ -58,8 +58,11 @@ class Scope:
     kept: dict[str, set[Id]] = field(default_factory=dict)
 
     def count(self, table: str) -> int:
-        """How many rows of ours a table holds."""
-        return sum(self.gateway.count(table, where) for part in self.slices[table] for where in self.where(part))
+        """How many rows of ours a table holds, each counted once though several slices may hold it."""
+        parts = self.slices[table]
+        if len(parts) > 1:
+            return len({key for part in parts for key in self.values(part, self.keys[table])})
+        return sum(self.gateway.count(table, where) for part in parts for where in self.where(part))
 
     def where(self, part: Slice) -> Iterator[Where]:
         """The conditions under which rows belong to a slice, each row meeting one of them."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from commands import Database, Place, target_environment, until
 
+from provision import bundled
 from provision.local.stack import Stack
 
 
@@ -109,4 +110,48 @@ def test_a_manifest_that_a_crash_cut_short_still_serves(place: Place, database: 
     assert json.loads(plan)["event"] == "plan"
     torn = place.run("teardown")
     assert torn.code == 0, torn
+    assert database.rows() == before
+
+
+def _seed_forgetfully(place: Place) -> int:
+    """Seed by a recipe that does not name scan_logs; how many lines the manifest has then."""
+    text = bundled.find("seeds", "event-night")[1]
+    assert "  scan_logs: ticket_id\n" in text
+    (place.folder / "forgetful.yaml").write_text(text.replace("  scan_logs: ticket_id\n", ""))
+    assert place.run("seed", "forgetful.yaml", "--tickets", "60").code == 0
+    return len(place.manifest())
+
+
+def _teardown_takes_the_logs(place: Place) -> None:
+    torn = place.run("teardown")
+    assert torn.code == 0, torn
+    assert re.search(r"scan_logs +[1-9]\d* found", torn.out), torn
+
+
+def test_what_the_app_wrote_where_only_the_scenario_looks_is_removed_as_well(place: Place, database: Database) -> None:
+    before = database.rows()
+    seeded = _seed_forgetfully(place)
+    short = ("--duration", "200ms", "--rounds", "3", "--vus", "2", "--allow-exhaustion")
+    for _ in range(2):
+        ran = place.run("run-scenario", "quick", *short)
+        assert ran.code in {0, 98, 99}, ran
+    assert len(database.rows()["scan_logs"]) > len(before["scan_logs"])
+    assert [json.loads(line) for line in place.manifest()[seeded:]] == [
+        {"event": "written_by_app", "table": "scan_logs", "column": "ticket_id", "parent": "tickets"}
+    ]
+    _teardown_takes_the_logs(place)
+    assert database.rows() == before
+
+
+def test_a_canary_that_fails_has_announced_its_rows_before_it_made_them(place: Place, database: Database) -> None:
+    before = database.rows()
+    _seed_forgetfully(place)
+    text = bundled.find("scenarios", "quick")[1].replace(
+        "{ path: success, equals: true }", "{ path: success, equals: 1 }"
+    )
+    (place.folder / "wrong.yaml").write_text(text)
+    ran = place.run("run-scenario", "wrong.yaml", "--allow-exhaustion")
+    assert ran.code == 104, ran
+    assert len(database.rows()["scan_logs"]) > len(before["scan_logs"])
+    _teardown_takes_the_logs(place)
     assert database.rows() == before

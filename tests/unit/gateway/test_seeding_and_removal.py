@@ -253,6 +253,17 @@ def test_a_row_that_a_cascade_would_take_is_seen_before_anything_is_deleted() ->
     assert len(gateway.rows["events"]) == 1
 
 
+def test_a_row_that_two_entries_claim_is_counted_once() -> None:
+    gateway, plan_ = database(), planned(10)
+    seed(gateway, plan_)
+    ticket = plan_.table("tickets").ids.id(0)
+    gateway.insert("scan_logs", [{"id": "a", "ticket_id": ticket}, {"id": "b", "ticket_id": None}], key="id")
+    twice = replace(recorded(plan_), written_by_app=(AppTable("scan_logs", "ticket_id", "tickets"),) * 2)
+    [account] = [a for a in removal.remove(gateway, twice, ignore).accounts if a.table == "scan_logs"]
+    assert (account.found, account.removed, account.left) == (1, 1, 0)
+    assert set(gateway.rows["scan_logs"]) == {"b"}
+
+
 NUMBERED = {
     "events": {"id": "bigint! = pk", "name": "text!"},
     "tickets": {"id": "bigint! pk", "event_id": "bigint! >events", "code": "text!"},
