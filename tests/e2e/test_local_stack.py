@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import pwd
 import shutil
@@ -15,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -453,55 +451,3 @@ def test_an_api_whose_parent_is_gone_stops_itself_and_the_database(name: str, lo
         await api.stop(signal.SIGKILL)
 
     asyncio.run(orphan())
-
-
-async def race(stack: local.Stack, ticket: str) -> list[dict[str, Any]]:
-    """The replies of ten scanners that scan one ticket together over warm connections."""
-    body = json.dumps({"p_ticket_id": ticket, "p_scanned_by": None, "p_device_id": "d", "p_scan_method": "qr"})
-    headers = {"apikey": stack.secret_key, "Content-Type": "application/json"}
-    async with httpx.AsyncClient(base_url=f"{stack.url}/rest/v1/", headers=headers) as http:
-        await asyncio.gather(*(http.head("staff") for _ in range(10)))
-        replies = await asyncio.gather(*(http.post("rpc/scan_ticket_atomic", content=body) for _ in range(10)))
-    return [reply.json()[0] for reply in replies]
-
-
-def broken_rounds(stack: local.Stack, tickets: list[str], sql: Sql) -> Iterator[bool]:
-    for ticket in tickets:
-        winners = sum(row["success"] for row in asyncio.run(race(stack, ticket)))
-        stored = f"select count(*) from scan_logs where scan_success and ticket_id = '{ticket}'"
-        yield winners != 1 or sql(stack, stored) != "1"
-
-
-@pytest.fixture(scope="module")
-def arena(local_cache: Path) -> Iterator[str]:
-    """The name of a stack that stays up for all gates, one after the other."""
-    one = f"arena-{os.getpid()}"
-    local.up(one)
-    yield one
-    local.reset(one)
-
-
-@pytest.mark.parametrize("gate", local.gates())
-def test_correct_gates_admit_once_and_broken_ones_do_not(arena: str, gate: str, sql: Sql) -> None:
-    with local.lease(arena, gate=gate) as stack:
-        found = sql(
-            stack,
-            """
-            with event as (insert into events (name, event_date, event_time) values ('race', '2027-01-01', '22:00')
-                           returning id),
-                 kind as (insert into ticket_types (event_id, code, name, price) select id, 'A', 'A', 1 from event
-                          returning id, event_id),
-                 bought as (insert into orders (event_id, purchaser_email, subtotal, total)
-                            select id, 'a@example.com', 1, 1 from event returning id)
-            insert into tickets (event_id, ticket_type_id, order_id, attendee_name, qr_token, is_used)
-            select kind.event_id, kind.id, bought.id, 'Ada', gen_random_uuid(), false
-              from kind, bought, generate_series(1, 60) as n
-            returning id
-            """,
-        )
-        broken = broken_rounds(stack, found.splitlines(), sql)
-        if local.gates()[gate].broken:
-            assert any(broken), "sixty rounds, and nobody came in twice"
-        else:
-            assert not any(next(broken) for _ in range(15))
-        sql(stack, "delete from tickets")
