@@ -118,6 +118,7 @@ def test_colours_say_what_is_good_and_what_is_not_and_no_color_silences_them(mon
             view.live.load(replace(START, outcomes={"admitted": 1, "error": 2}))
         return view.text.getvalue()
 
+    monkeypatch.delenv("NO_COLOR", raising=False)
     assert "\x1b[32m1 admitted" in drawn()
     assert "\x1b[31m2 error" in drawn()
     assert "\x1b[31mp95" in drawn()
