@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 Upstream = Callable[[], bytes]
@@ -54,7 +55,7 @@ class Proxy:
     requests: int = 0
 
     def __enter__(self) -> Proxy:
-        self._lock, self._idle, self._busy = threading.Lock(), threading.Condition(), 0
+        self._lock, self._idle, self._open = threading.Lock(), threading.Condition(), 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -70,9 +71,12 @@ class Proxy:
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def quiet(self) -> None:
-        """Return when no request is on its way."""
+        """Return when the last request of clients that have ended was answered: also one that still lay in a buffer."""
+        with socket.create_connection(self._listener.getsockname()) as last:
+            last.shutdown(socket.SHUT_WR)
+            assert last.recv(1) == b""  # accepted after all those before it, and closed
         with self._idle:
-            assert self._idle.wait_for(lambda: self._busy == 0, timeout=30)
+            assert self._idle.wait_for(lambda: self._open == 0, timeout=60)
 
     def _accept(self) -> None:
         while True:
@@ -80,21 +84,20 @@ class Proxy:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            with self._idle:
+                self._open += 1
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        upstream = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=30)
-        with closing(upstream), connection, suppress(OSError), connection.makefile("rb") as stream:
-            while request := _read(stream):
-                with self._idle:
-                    self._busy += 1
-                try:
-                    if not self._answer(connection, upstream, request):
-                        return
-                finally:
-                    with self._idle:
-                        self._busy -= 1
-                        self._idle.notify_all()
+        try:
+            upstream = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=30)
+            with closing(upstream), connection, suppress(OSError), connection.makefile("rb") as stream:
+                while (request := _read(stream)) and self._answer(connection, upstream, request):
+                    pass
+        finally:
+            with self._idle:
+                self._open -= 1
+                self._idle.notify_all()
 
     def _answer(self, connection: socket.socket, upstream: http.client.HTTPConnection, request: Request) -> bool:
         """Answer one request; False when the connection ends with it."""
@@ -135,15 +138,15 @@ class Request:
         return reply(got.status, body, got.headers["Content-Type"] or "application/json", *more)
 
 
-def _read(stream: object) -> Request | None:
-    """The next request of a connection."""
-    line = stream.readline()  # type: ignore[attr-defined]
-    if not line:
-        return None
-    method, path, _ = line.decode().split(" ", 2)
-    headers = {}
-    while (line := stream.readline()) not in {b"\r\n", b""}:  # type: ignore[attr-defined]
-        name, _, value = line.decode("latin-1").partition(":")
-        headers[name.strip()] = value.strip()
+def _read(stream: BinaryIO) -> Request | None:
+    """The next request of a connection; None at its end, be it in the middle of a request."""
+    head = []
+    while (line := stream.readline()) != b"\r\n":
+        if not line.endswith(b"\n"):
+            return None
+        head.append(line.decode("latin-1"))
+    method, path, _ = head[0].split(" ", 2)
+    headers = {name: value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
     length = int(next((value for name, value in headers.items() if name.lower() == "content-length"), "0"))
-    return Request(method, path, headers, stream.read(length))  # type: ignore[attr-defined]
+    body = stream.read(length)
+    return Request(method, path, headers, body) if len(body) == length else None

@@ -92,7 +92,7 @@ class SupabaseGateway:
                 default_to_null=False,
             ).execute()
 
-        self._call(f"insert into {table}", write, divisible=True)
+        self._call(f"insert into {table}", write, divisible=len(rows) > 1)
 
     def add(self, table: str, rows: Sequence[Row], *, columns: Sequence[str], look: Look) -> Sequence[Row]:
         attempts = 0
@@ -106,7 +106,7 @@ class SupabaseGateway:
             data: Any = query.execute().data
             return list(data)
 
-        return self._call(f"insert into {table}", write, divisible=True)
+        return self._call(f"insert into {table}", write, divisible=len(rows) > 1)
 
     def count(self, table: str, where: Sequence[Filter]) -> int:
         def read() -> int:
@@ -150,7 +150,7 @@ class SupabaseGateway:
             query = self._client.table(table).delete(count=CountMethod.exact, returning=ReturnMethod.minimal)
             return _filtered(query, where).execute().count or 0
 
-        return self._call(f"delete from {table}", remove, divisible=True)
+        return self._call(f"delete from {table}", remove, divisible=not _is_single(where))
 
     def _call(self, what: str, action: Callable[[], T], *, divisible: bool = False) -> T:
         """Run one request under the retry policy, its errors mapped; one that is not `divisible` into smaller ones is
@@ -169,6 +169,12 @@ class SupabaseGateway:
                 raise unreachable(what, self._target.url, error) from None
 
         return policy(self._again, sleep=self._sleep)(attempt)
+
+
+def _is_single(where: Sequence[Filter]) -> bool:
+    """Whether conditions name a single value, so that they cannot be parted."""
+    values = [value for f in where for value in (f.value if isinstance(f.value, list) else [f.value])]
+    return len(set(values)) == 1
 
 
 def _trust(ca_file: Path) -> ssl.SSLContext:

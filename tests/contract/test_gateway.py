@@ -2,18 +2,20 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 import schemas
+from proxy import Proxy
 
 from provision.errors import ApiError, Refused, TargetError, Unreachable
 from provision.fixtures import manifest, plan, recipe
 from provision.fixtures.ids import IdRange, row_id
 from provision.fixtures.plan import Plan
-from provision.gateway import Filter, Gateway, removal, seeding, truth, within
+from provision.gateway import BatchTooLarge, Filter, Gateway, removal, seeding, truth, within
 from provision.gateway.memory import MemoryGateway
 from provision.gateway.supabase import PAGE, SupabaseGateway
 from provision.load.spec import Evidence, Truth
@@ -196,3 +198,18 @@ def test_rows_whose_key_the_database_makes_come_back_with_it_in_their_order(gate
     finally:
         gateway.delete("event_checklist", [Filter("event_id", "eq", event["id"])])
         gateway.delete("events", [Filter("id", "eq", event["id"])])
+
+
+def test_a_single_row_that_took_too_long_once_is_tried_again_and_several_are_handed_back(stack: Stack) -> None:
+    faults = ["57014", None, "57014", "57014", None]
+    name = f"contract-{uuid4().hex}"
+    with Proxy(stack.url, lambda number: faults[number] if number < len(faults) else None) as proxy:
+        behind = Target(proxy.address, Secret(stack.secret_key))
+        real = SupabaseGateway(behind, notify=NO_WAIT, sleep=NO_WAIT)
+        with closing(real):
+            real.insert("staff", staff(name, 1), key="id")
+            with pytest.raises(BatchTooLarge):
+                real.insert("staff", staff(name, 2), key="id")
+            assert real.delete("staff", within("id", IdRange(name, 0, 0, 1))) == 1
+        assert (proxy.faults["57014"], proxy.requests, real.retries) == (3, 5, 2)
+        proxy.quiet()
