@@ -12,13 +12,13 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from commands import target_environment
+from commands import plain_environment, target_environment
 from proxy import FAULTS, Proxy
 from shapes import BIGINT, GRANT, ROWS
 
@@ -60,6 +60,7 @@ def rows(stack: Stack, sql: Sql) -> list[str]:
 def command(arguments: list[str], folder: str, variables: dict[str, str], log: str) -> None:
     """The real command, in a process that has its modules already."""
     os.chdir(folder)
+    os.environ.clear()
     os.environ.update(variables)
     with Path(log).open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
@@ -78,14 +79,15 @@ class Storm:
     """Chooses a fault for some requests, and at one of them ends the running command."""
 
     dice: random.Random
-    process: ForkServerProcess | None = None
+    pid: Future[int | None] = field(default_factory=Future)
     deadly: tuple[int, str] | None = None
     in_a_row: int = 0
     seen: int = 0
     done: Counter[str] = field(default_factory=Counter)
 
-    def calm(self, chance: float, deadly: tuple[int, str] | None = None) -> None:
-        """Begin a command."""
+    def begin(self, chance: float, deadly: tuple[int, str] | None = None) -> None:
+        """Begin a command, whose process id follows."""
+        self.pid = Future()
         self.chance, self.deadly, self.seen, self.in_a_row = chance, deadly, 0, 0
 
     def choose(self, _: int) -> str | None:
@@ -100,11 +102,11 @@ class Storm:
         return None
 
     def _end(self, how: str) -> str | None:
-        assert self.process
-        assert self.process.pid
+        pid = self.pid.result(timeout=30)  # its first requests may be here before its start has returned
+        assert pid
         self.done[how] += 1
         numbers = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM}
-        os.kill(self.process.pid, numbers.get(how, signal.SIGKILL))
+        os.kill(pid, numbers.get(how, signal.SIGKILL))
         return {"kill before": "reset before", "kill after the commit": "reset after"}.get(how)
 
 
@@ -118,18 +120,21 @@ class Command:
     stack: Stack
 
     def __call__(self, *arguments: str, chance: float, deadly: tuple[int, str] | None = None) -> int:
-        variables = {**target_environment(self.stack), "SUPABASE_URL": self.proxy.address, "NO_COLOR": "1"}
+        address = {**target_environment(self.stack), "SUPABASE_URL": self.proxy.address}
+        variables = plain_environment(**address)
         log = str(self.folder / "log")
         process = FORKS.Process(target=command, args=(list(arguments), str(self.folder), variables, log))
-        self.storm.calm(chance, deadly)
-        self.storm.process = process
+        self.storm.begin(chance, deadly)
         process.start()
+        self.storm.pid.set_result(process.pid)
         process.join(timeout=120)
-        if process.is_alive():
-            process.kill()
+        ended = process.exitcode
+        process.kill()
+        process.join()
+        process.close()
         self.proxy.quiet()
-        assert process.exitcode is not None
-        return process.exitcode
+        assert ended is not None, f"{arguments} did not end: {self.log()}"
+        return ended
 
     def log(self) -> str:
         return (self.folder / "log").read_text()
@@ -168,7 +173,6 @@ def one_round(dice: random.Random, run: Command, stack: Stack, sql: Sql) -> None
 
 def test_after_kills_and_faults_the_database_is_as_it_was(target: Stack, sql: Sql, tmp_path: Path) -> None:
     storm = Storm(random.Random(SEED))  # noqa: S311 - repeatable on purpose
-    storm.calm(0.0)
     with Proxy(target.url, storm.choose) as proxy:
         for number in range(ROUNDS):
             dice = random.Random(f"{SEED}/{number}")  # noqa: S311
