@@ -175,6 +175,34 @@ UUID = Shape(
     insert into evenings (host_id, title) select id, 'theirs' from hosts where name = 'theirs';
     """,
 )
+GATE = """
+    create table scans (id bigint generated always as identity primary key, ticket {key} not null references {table}, ok boolean not null);
+    create function scan(p_ticket {key}) returns json language plpgsql security definer set search_path = public as $$
+      begin
+        perform from {table} where {id} = p_ticket for update nowait;
+        if not found then return json_build_object('said', 'unknown'); end if;
+        if exists (select from scans where ticket = p_ticket and ok) then
+          insert into scans (ticket, ok) values (p_ticket, false);
+          return json_build_object('said', 'used');
+        end if;
+        insert into scans (ticket, ok) values (p_ticket, true);
+        return json_build_object('said', 'welcome');
+      end $$;
+    grant execute on function scan to service_role;
+"""
+"""A log of scans and a correct gate that writes it, for a table whose key is of any type."""
+SCAN = """
+name: night
+request: { rpc: scan, args: { p_ticket: "{ticket.id}" } }
+outcomes:
+  admitted: { path: said, equals: welcome }
+  already_used: { path: said, equals: used }
+  not_found: { path: said, equals: unknown }
+truth: { entries: { table: scans, ticket: ticket, where: { ok: true } } }
+scenarios:
+  burst: { executor: per-vu-iterations, vus: 3, iterations: 10, maxDuration: 20s }
+  races: { executor: race, vus: 4, rounds: 15, startTime: 2s }
+"""
 SHAPES = (BIGINT, TEXT, OTHER, VIEWS, CHECKS, UUID)
 GRANT = """
 grant select, insert, update, delete on all tables in schema {profile} to service_role;

@@ -10,7 +10,7 @@ from textwrap import dedent
 
 import pytest
 from commands import Place, plain_environment, target_environment
-from shapes import CHECKS, GRANT, OTHER, ROWS, SHAPES, TEXT, UUID, Shape
+from shapes import BIGINT, CHECKS, GATE, GRANT, OTHER, ROWS, SCAN, SHAPES, TEXT, UUID, Shape
 
 from provision.local import stack as local
 from provision.local.stack import Stack
@@ -150,3 +150,28 @@ def test_a_reference_that_the_api_does_not_show_stops_one_row_and_no_other(
     assert re.search(r"stubs +11 found +10 removed +1 left", torn.out), torn
     sql(bare, "drop schema hidden cascade")
     assert place.run("teardown").code == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "table", "id_", "key"),
+    [(BIGINT, "passes", "id", "bigint"), (TEXT, "admits", "id", "varchar")],
+    ids=["bigint", "text"],
+)
+def test_a_scenario_rehearses_tickets_with_keys_of_other_types_and_its_log_goes_with_the_run(
+    shape: Shape, table: str, id_: str, key: str, bare: Stack, sql: Sql, tmp_path: Path
+) -> None:
+    gate = GATE.format(table=table, id=id_, key=key)
+    place = prepare(bare, sql, Shape("", shape.ddl + gate, shape.recipe, {}, shape.strangers), tmp_path / "here")
+    sql(bare, f"insert into scans (ticket, ok) select {id_}, true from {table}")
+    (place.folder / "night.yaml").write_text(SCAN)
+    before = rows(bare, sql)
+    assert place.run("seed", "recipe.yaml", "--tickets", "80").code == 0
+    ran = place.run("run-scenario", "night.yaml", "--json", "summary.json")
+    assert ran.code in {0, 98}, ran
+    summary = place.json("summary.json")
+    promises = {found["promise"]: found["status"] for found in summary["promises"]}
+    assert {promises[name] for name in ("one-winner", "none-lost", "none-unexpected", "all-classified")} == {"PASS"}
+    assert summary["metrics"]["successful_scans"]["values"]["count"] == 45
+    torn = place.run("teardown")
+    assert torn.code == 0, torn
+    assert rows(bare, sql) == before
