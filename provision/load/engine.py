@@ -7,7 +7,6 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from itertools import zip_longest
 from time import perf_counter_ns
 from typing import IO, Any
@@ -64,7 +63,6 @@ class _Run:
         self.watch = watch
         self.abort = abort
         self.processes = processes
-        self.started = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.aborted = ""
         self.judged = 0
         self.recent: tuple[float, ...] = ()
@@ -137,7 +135,7 @@ class _Run:
         for summary in summaries:
             dropped.update(summary["dropped"])
         return Results(
-            started=self.started,
+            started=self.job.started,
             elapsed=(perf_counter_ns() - self.session.began) / 1e9,
             parts=tuple(self.session.parts),
             tickets=tuple(ticket["id"] for ticket in self.job.tickets[:used]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from provision.audit.evidence import Case, Evidence, gather
-from provision.audit.promises import Finding, Status
+from provision.audit.finding import Finding, Status
 from provision.audit.thresholds import Judged
 from provision.load.results import CANARY, Record, Results
 from provision.report.model import THRESHOLD, Report
@@ -117,6 +117,8 @@ _ADVICE: Mapping[str, str] = {
     "entries stops the rest.",
     "stock": "Lock the place that is taken (SELECT … FOR UPDATE SKIP LOCKED), instead of counting what is left.",
     "idempotent": "Make the key unique by an index: a look beforehand does not keep the second write out.",
+    "first-scan-wins": "Let one statement compare and write: UPDATE … SET scanned_at = … WHERE id = … AND (scanned_at "
+    "IS NULL OR scanned_at > …); a look beforehand lets a later scan overwrite an earlier one.",
     "none-lost": "Answer success only after the write: look for an exception handler or a rolled-back block after it.",
     "none-unexpected": "Look for code that uses tickets without answering success, and at the outcome rules.",
     "database-agrees": "Write the ticket and its entry in one transaction, so that both are there or neither.",

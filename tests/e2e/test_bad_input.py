@@ -56,7 +56,12 @@ CASES = [
     Case("no such option", ("seed", "--ticket-count", "3"), 104, "No such option: --ticket-count"),
     Case("no tickets at all", ("seed", "--tickets", "0"), 104, "Invalid value for '--tickets'"),
     Case("no such recipe", ("seed", "weding"), 104, r"There is no file 'weding'.\n +Bundled seeds: event-night"),
-    Case("no such scenario", ("run-scenario", "fast"), 104, r"no file 'fast'.\n +Bundled scenarios: idempotent, quick, scanner"),
+    Case(
+        "no such scenario",
+        ("run-scenario", "fast"),
+        104,
+        r"no file 'fast'.\n +Bundled scenarios: idempotent, offline-sync, quick, scanner",
+    ),
     Case("seed for no such scenario", ("seed", "--for", "fast"), 104, "no file 'fast'"),
     Case("a folder as ticket file", ("seed", "--out", "."), 104, "is a folder; a file name is needed"),
     Case("a file in no folder", ("seed", "--out", "no/where.json"), 104, "no/where.json: No such file or directory"),

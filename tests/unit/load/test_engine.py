@@ -19,8 +19,8 @@ from gate import Gate
 from provision import bundled
 from provision.audit import thresholds
 from provision.audit.evidence import Snapshot
+from provision.audit.finding import Status
 from provision.audit.metrics import Metrics
-from provision.audit.promises import Status
 from provision.audit.verdict import judge
 from provision.errors import ProvisionError, ScenarioError, Unreachable
 from provision.fixtures.ids import row_id
