@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import uvloop
 
-from provision.load import spec
+from provision.load import race, spec
 from provision.load.course import Course, frozen_garbage
 from provision.load.executors import ConstantVus, OpenModel
 from provision.load.http import Reply
@@ -76,6 +76,7 @@ class _Run:
         self.course = Course(self.session)
         try:
             with _signals(self.session):
+                await race.warm_up(self.session)
                 try:
                     check_canary(await _canary(self.session))
                 finally:
