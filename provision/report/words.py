@@ -31,14 +31,23 @@ def sentence(report: Report) -> str:
 def _held(report: Report) -> str:
     verdict = report.verdict
     tickets = verdict.metrics.outcomes().get("admitted", 0)
-    usual = report.results.winners == 1 and report.results.promise == "winners"
-    how = "guests were let in exactly once" if usual else "admissions are in the database, none too many"
-    text = f"All {tickets:,} {how}"
+    how = (
+        "guests were let in exactly once"
+        if report.results.winners == 1
+        else "admissions are in the database, none too many"
+    )
+    text = _HELD.get(report.results.promise, f"All {tickets:,} {how}")
     if verdict.contention.rounds:
         vus = max(part.vus for part in report.results.parts if part.executor == "race")
         text += f", also in the {verdict.contention.rounds:,} races of {vus} gates for one ticket"
     p95 = verdict.metrics.get("scan_duration").statistic("p(95)")
     return f"{text}; 95 of 100 scans took less than {p95:.0f} ms."
+
+
+_HELD: Mapping[str, str] = {
+    "idempotent": "No order took effect twice",
+    "first-scan-wins": "Every ticket kept the time of its earliest scan",
+}
 
 
 def _limit(judged: Judged, finding: Finding) -> str:
