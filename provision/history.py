@@ -9,7 +9,7 @@ from pathlib import Path
 from provision import saved
 from provision.audit import comparison
 from provision.audit.comparison import Change
-from provision.audit.promises import Status
+from provision.audit.finding import Status
 from provision.audit.verdict import EXIT_CODES
 from provision.errors import ConfigError, ExitCode, ProvisionError
 from provision.fixtures import manifest

@@ -16,8 +16,8 @@ from typing import Any
 from provision import __version__, bundled, rundir, saved
 from provision.audit import bounds, evidence, thresholds, verdict
 from provision.audit.evidence import Snapshot
+from provision.audit.finding import Status
 from provision.audit.metrics import Metrics
-from provision.audit.promises import Status
 from provision.audit.thresholds import Threshold
 from provision.audit.verdict import Verdict
 from provision.errors import Refused, ScenarioError, TicketsError, Unreachable
@@ -378,7 +378,7 @@ def _snapshot(gateway: Gateway, schema: Schema, wanted: Wanted, results: Results
     taken = truth.take(gateway, schema, wanted.scenario.truth, wanted.ids)
     consumed = None if taken.consumed is None else taken.consumed & fresh
     entries = None if taken.entries is None else {t: n for t, n in taken.entries.items() if t in fresh}
-    snapshot = Snapshot(consumed, entries)
+    snapshot = replace(taken, consumed=consumed, entries=entries)
     cases = evidence.gather(results, snapshot).cases.values()
     broken = [case.ticket for case in cases if case.broken][:BROKEN_SHOWN]
     return replace(snapshot, rows=truth.rows_of(gateway, schema, wanted.scenario.truth, broken))

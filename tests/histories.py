@@ -26,6 +26,7 @@ class History:
     rounds: list[Round] = field(default_factory=list)
     consumed: set[str] = field(default_factory=set)
     entries: Counter[str] = field(default_factory=Counter)
+    scanned_at: dict[str, str] | None = None
     samples: list[Sample] = field(default_factory=list)
     parts: tuple[Part, ...] = PARTS
     changes: dict[str, Any] = field(default_factory=dict)
@@ -41,7 +42,9 @@ class History:
         sent_at = 0 if outcome == "not_sent" else at + 1
         last = at + 1 + int(ms * MS)
         number = NUMBER[Outcome(outcome)]
-        self.records.append(Record(part, number, status, vu, 0, round_, ticket, at, sent_at, last, last, 100))
+        self.records.append(
+            Record(part, number, status, vu, max(round_, 0), round_, ticket, at, sent_at, last, last, 100)
+        )
         self.now += 10
 
     def store(self, ticket: int, times: int = 1) -> None:
@@ -84,7 +87,7 @@ class History:
         return Results(**{**values, **self.changes})
 
     def snapshot(self) -> Snapshot:
-        return Snapshot(frozenset(self.consumed), dict(self.entries))
+        return Snapshot(frozenset(self.consumed), dict(self.entries), scanned_at=self.scanned_at)
 
 
 def good() -> History:

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal
 
+from provision.load import offline
 from provision.load.outcomes import Outcome
 from provision.load.results import CANARY, NO_TICKET, Record, Results, Round
 
 OVERLAP_SHARE = 0.5
+_TAKEN_IN = {Outcome.ADMITTED, Outcome.ALREADY_USED}
+_NOT_TAKEN_IN = {Outcome.NOT_SENT, Outcome.BUSY, Outcome.CONFLICT, Outcome.NOT_FOUND, Outcome.REFUSED}
+"""Of offline scans: what was taken in and what was not; of the rest the reply does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """What the database says of the run's tickets: the ids that count as consumed, how many entries each id has, and
-    for tickets of interest the rows themselves. None where the scenario names no such table."""
+    for tickets of interest the rows themselves, and when each id was scanned (ISO 8601). None where the scenario names
+    no such table or column."""
 
     consumed: frozenset[str] | None
     entries: Mapping[str, int] | None
     rows: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
+    scanned_at: Mapping[str, str] | None = None
 
     def stored(self, ticket: str) -> int:
         """How many admissions of a ticket the database holds."""
@@ -34,22 +41,33 @@ class Snapshot:
             return False
         return (ticket in self.consumed) != (self.entries.get(ticket, 0) > 0)
 
+    def when(self, ticket: str) -> datetime | None:
+        """When a ticket was scanned, by the database; a time without a zone is taken to be UTC."""
+        if self.scanned_at is None or ticket not in self.scanned_at:
+            return None
+        found = datetime.fromisoformat(self.scanned_at[ticket])
+        return found if found.tzinfo else found.replace(tzinfo=UTC)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "consumed": None if self.consumed is None else sorted(self.consumed),
             "entries": None if self.entries is None else dict(self.entries),
             "rows": dict(self.rows),
+            "scanned_at": None if self.scanned_at is None else dict(self.scanned_at),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Snapshot:
         consumed = data["consumed"]
-        return cls(None if consumed is None else frozenset(consumed), data["entries"], data["rows"])
+        return cls(
+            None if consumed is None else frozenset(consumed), data["entries"], data["rows"], data.get("scanned_at")
+        )
 
 
 @dataclass(slots=True)
 class Case:
-    """One ticket: the requests that were acknowledged, those whose effect is unknown, and what is stored."""
+    """One ticket: the requests that were acknowledged, those whose effect is unknown, and what is stored; of offline
+    scans also those that were taken in and those of which nobody can tell, each with the time that it gave."""
 
     ticket: str
     acknowledged: list[Record] = field(default_factory=list)
@@ -58,22 +76,35 @@ class Case:
     stored: int = 0
     disagrees: bool = False
     allowed: int = 1
-    idempotent: bool = False
+    repeatable: bool = False  # any number may hear of success
+    synced: list[tuple[datetime, Record]] = field(default_factory=list)
+    unsettled: list[tuple[datetime, Record]] = field(default_factory=list)
+    stored_at: datetime | None = None
 
     @property
     def twice(self) -> bool:
         """Whether more were admitted than the scenario allows: one, unless it says otherwise."""
-        return self.stored > self.allowed or (len(self.acknowledged) > self.allowed and not self.idempotent)
+        return self.stored > self.allowed or (len(self.acknowledged) > self.allowed and not self.repeatable)
 
     @property
     def lost(self) -> bool:
-        """Whether somebody heard of an admission that is not stored; one effect is enough for the same key."""
-        heard = min(len(self.acknowledged), self.allowed) if self.idempotent else len(self.acknowledged)
+        """Whether somebody heard of an admission that is not stored; one effect is enough where all may hear of it."""
+        heard = min(len(self.acknowledged), self.allowed) if self.repeatable else len(self.acknowledged)
         return self.stored < heard and not self.twice
 
     @property
     def broken(self) -> bool:
-        return self.twice or self.lost or self.unexpected or self.disagrees
+        return self.twice or self.lost or self.unexpected or self.disagrees or self.misdated
+
+    @property
+    def misdated(self) -> bool:
+        """Whether another time is stored than that of the earliest scan that was taken in. One whose reply does not
+        tell whether it was taken in may have been."""
+        if not self.stored or not (self.synced or self.unsettled):
+            return False
+        first = min((at for at, _ in self.synced), default=None)
+        possible = {at for at, _ in self.unsettled if first is None or at < first} | ({first} if first else set())
+        return self.stored_at not in possible
 
     @property
     def unexpected(self) -> bool:
@@ -125,7 +156,8 @@ def overlapped(round_: Round) -> bool:
 
 def gather(results: Results, snapshot: Snapshot) -> Evidence:
     """Join replies and database by ticket; tickets that the database alone speaks of are cases too."""
-    new = partial(Case, allowed=results.winners, idempotent=results.promise == "idempotent")
+    new = partial(Case, allowed=results.winners, repeatable=results.promise != "winners")
+    dated = results.promise == "first-scan-wins"
     cases = {ticket: new(ticket) for ticket in results.tickets}
     ghosts = []
     for record in results.records():
@@ -138,11 +170,15 @@ def gather(results: Results, snapshot: Snapshot) -> Evidence:
             case.acknowledged.append(record)
         elif record.named is Outcome.UNKNOWN:
             case.unknown.append(record)
+        if dated and record.named not in _NOT_TAKEN_IN:
+            scan = offline.scanned_at(results.started, record.vu, record.iteration), record
+            (case.synced if record.named in _TAKEN_IN else case.unsettled).append(scan)
     for ticket in {*(snapshot.consumed or ()), *(snapshot.entries or ())}:
         cases.setdefault(ticket, new(ticket))
     for case in cases.values():
         case.stored = snapshot.stored(case.ticket)
         case.disagrees = snapshot.disagrees(case.ticket)
+        case.stored_at = snapshot.when(case.ticket)
     return Evidence(results, snapshot, cases, tuple(ghosts))
 
 

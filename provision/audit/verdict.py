@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from provision.audit import promises, thresholds
+from provision.audit import conduct, promises, thresholds
 from provision.audit.contention import Contention, measure
-from provision.audit.evidence import Snapshot, gather
+from provision.audit.evidence import Evidence, Snapshot, gather
+from provision.audit.finding import Finding, Status
 from provision.audit.metrics import Metrics
-from provision.audit.promises import Finding, Status
 from provision.audit.thresholds import Judged, Threshold
 from provision.errors import ExitCode
 from provision.load.results import Results
@@ -43,13 +43,31 @@ def judge(results: Results, snapshot: Snapshot, wanted: Sequence[Threshold]) -> 
     contention = measure(results)
     judged = tuple(thresholds.judge(threshold, metrics) for threshold in wanted)
     findings = (
-        *promises.judge_all(gather(results, snapshot), contention),
-        *promises.sends_in_time(results, metrics),
+        *_promises(gather(results, snapshot), contention),
+        *conduct.sends_in_time(results, metrics),
         *(_finding(one, results.generator.lag_p99) for one in judged),
     )
     worst = max(findings, key=lambda finding: finding.status)
     headline = worst.statement if worst.status else _all_held(findings, judged)
     return Verdict(worst.status, headline, findings, judged, contention, metrics, results.interrupted)
+
+
+def _promises(evidence: Evidence, contention: Contention) -> tuple[Finding, ...]:
+    """Every promise that applies to the run; of those that came out equally bad, the first one is the headline."""
+    found = (
+        promises.winners(evidence),
+        promises.first_scan_wins(evidence),
+        promises.none_lost(evidence),
+        promises.none_unexpected(evidence),
+        promises.database_agrees(evidence),
+        conduct.all_classified(evidence),
+        conduct.contended(evidence, contention),
+        conduct.released(evidence),
+        promises.rounds_won(evidence, contention),
+        conduct.generator_kept_up(evidence),
+        conduct.run_complete(evidence),
+    )
+    return tuple(finding for finding in found if finding is not None)
 
 
 def _all_held(findings: Sequence[Finding], judged: Sequence[Judged]) -> str:

@@ -19,7 +19,7 @@ def take(gateway: Gateway, schema: Schema, truth: Truth, ids: Range) -> Snapshot
     """Who was let in, of the tickets in `ids`."""
     consumed = None if truth.consumed is None else frozenset(_tickets(gateway, schema, truth.consumed, ids))
     entries = None if truth.entries is None else Counter(_tickets(gateway, schema, truth.entries, ids))
-    return Snapshot(consumed, entries)
+    return Snapshot(consumed, entries, scanned_at=_scanned_at(gateway, schema, truth.dated, ids))
 
 
 def _tickets(gateway: Gateway, schema: Schema, evidence: Evidence, ids: Range) -> Iterable[str]:
@@ -29,11 +29,22 @@ def _tickets(gateway: Gateway, schema: Schema, evidence: Evidence, ids: Range) -
     return (str(row[evidence.ticket]) for row in rows)
 
 
+def _scanned_at(gateway: Gateway, schema: Schema, evidence: Evidence | None, ids: Range) -> dict[str, str] | None:
+    """When the database says that each ticket was scanned; None when the scenario does not say where that stands."""
+    if evidence is None or evidence.scanned_at is None:
+        return None
+    where = [*within(evidence.ticket, ids), *conditions(evidence.where)]
+    rows = gateway.select(evidence.table, [evidence.ticket, evidence.scanned_at], where, key=_key(schema, evidence))
+    return {str(row[evidence.ticket]): row[evidence.scanned_at] for row in rows if row[evidence.scanned_at]}
+
+
 def rows_of(gateway: Gateway, schema: Schema, truth: Truth, tickets: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
     """All rows about a few tickets, for the eyes of whoever must find the fault."""
     found: dict[str, list[dict[str, Any]]] = {ticket: [] for ticket in tickets}
     for evidence in filter(None, (truth.consumed, truth.entries)):
-        columns = sorted({evidence.ticket, *evidence.where, *_telling(schema, evidence.table)})
+        columns = sorted(
+            {evidence.ticket, *evidence.where, *filter(None, [evidence.scanned_at]), *_telling(schema, evidence.table)}
+        )
         for ticket, rows in found.items():
             where = [Filter(evidence.ticket, "eq", ticket)]
             for row in gateway.select(evidence.table, columns, where, key=_key(schema, evidence)):
@@ -55,9 +66,11 @@ def check(schema: Schema, truth: Truth) -> None:
         if evidence.table not in schema.tables:
             raise ScenarioError(f"truth.{role}: {unknown('table', evidence.table, schema.tables)}")
         columns = schema.tables[evidence.table].columns
-        for name in (evidence.ticket, *evidence.where):
+        for name in filter(None, (evidence.ticket, *evidence.where, evidence.scanned_at)):
             if name not in columns:
                 raise ScenarioError(f"truth.{role}: {unknown('column', name, columns)}")
+        if evidence.scanned_at and not columns[evidence.scanned_at].format.startswith("timestamp"):
+            raise ScenarioError(f"truth.{role}: the column {evidence.scanned_at!r} holds no timestamp")
         _key(schema, evidence)
 
 

@@ -104,7 +104,12 @@ function outcomeOf(reply) {
 export default function scan() {
   const place = CONFIG.places[exec.scenario.name];
   const fields = Object.entries(take(place)).map(([name, value]) => [`ticket.${name}`, value]);
-  const lane = { vu: ((exec.vu.idInTest - 1) % place.vus) + 1, iter: exec.vu.iterationInScenario + 1 };
+  const offline = Math.floor(Date.now() / 1000) - 1 - Math.floor(3600 * Math.random()); // a scan of the last hour
+  const lane = {
+    vu: ((exec.vu.idInTest - 1) % place.vus) + 1,
+    iter: exec.vu.iterationInScenario + 1,
+    scanned_at: new Date(1000 * offline).toISOString(),
+  };
   const body = filled(CONFIG.args, { ...common, ...Object.fromEntries(fields), ...lane });
   const reply = http.post(url, JSON.stringify(body), params);
   const outcome = outcomeOf(reply);

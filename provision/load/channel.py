@@ -47,8 +47,6 @@ async def open_channel(origin: Origin, sync: str, size: int, timeout: float) -> 
         first = Http2(origin, timeout=timeout)
         why = "as the scenario asks"
         try:
-            if origin.tls2 is None:
-                raise ConnectFailed("the target speaks plain HTTP")
             await first.connect()
         except ConnectFailed as error:
             why = f"no HTTP/2: {error}"

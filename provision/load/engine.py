@@ -7,14 +7,13 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from itertools import zip_longest
 from time import perf_counter_ns
 from typing import IO, Any
 
 import uvloop
 
-from provision.load import spec
+from provision.load import race, spec
 from provision.load.course import Course, frozen_garbage
 from provision.load.executors import ConstantVus, OpenModel
 from provision.load.http import Reply
@@ -64,7 +63,6 @@ class _Run:
         self.watch = watch
         self.abort = abort
         self.processes = processes
-        self.started = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.aborted = ""
         self.judged = 0
         self.recent: tuple[float, ...] = ()
@@ -78,6 +76,7 @@ class _Run:
         self.course = Course(self.session)
         try:
             with _signals(self.session):
+                await race.warm_up(self.session)
                 try:
                     check_canary(await _canary(self.session))
                 finally:
@@ -137,7 +136,7 @@ class _Run:
         for summary in summaries:
             dropped.update(summary["dropped"])
         return Results(
-            started=self.started,
+            started=self.job.started,
             elapsed=(perf_counter_ns() - self.session.began) / 1e9,
             parts=tuple(self.session.parts),
             tickets=tuple(ticket["id"] for ticket in self.job.tickets[:used]),

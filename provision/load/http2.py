@@ -40,6 +40,10 @@ class Stream:
     body: bytearray = field(default_factory=bytearray)
 
 
+class NoHttp2(ConnectFailed):
+    """The target can be reached, but it does not speak HTTP/2."""
+
+
 class Http2(asyncio.Protocol):
     """A connection with any number of requests in flight; every `done` is called exactly once."""
 
@@ -71,6 +75,8 @@ class Http2(asyncio.Protocol):
         """Connect unless a live connection is there, and wait for the server's settings; raises ConnectFailed."""
         if self.alive:
             return
+        if self.origin.tls2 is None:
+            raise NoHttp2("the target speaks plain HTTP")
         loop = asyncio.get_running_loop()
         origin = self.origin
         self._h2 = H2Connection(H2Configuration())
@@ -89,7 +95,7 @@ class Http2(asyncio.Protocol):
             raise ConnectFailed(reason(error)) from None
         if self.protocol != "h2":
             self._drop()
-            raise ConnectFailed("the server does not offer HTTP/2")
+            raise NoHttp2("the server does not offer HTTP/2")
         self.connects += 1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

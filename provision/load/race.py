@@ -6,14 +6,36 @@ import random
 import time
 from functools import partial
 
+from provision.errors import ScenarioError, Unreachable
 from provision.load import overtaking, spec
 from provision.load.channel import Channel, open_channel
 from provision.load.http import Reply
+from provision.load.http2 import Http2, NoHttp2
 from provision.load.outcomes import Outcome
 from provision.load.overtaking import Calibrated
 from provision.load.results import NO_ROUND, Probe, Raced, Round
 from provision.load.session import Place, Session
 from provision.load.spec import Race
+from provision.load.wire import ConnectFailed
+
+
+async def warm_up(session: Session) -> None:
+    """Make sure before the load that the target speaks HTTP/2 where a race insists on it: ScenarioError when it does
+    not, Unreachable when no connection can be made."""
+    name = next((name for name, race in session.job.scenario.races.items() if race.sync == "single-packet"), None)
+    if name is None:
+        return
+    link = Http2(session.job.race_origin or session.job.origin, timeout=session.job.scenario.request.timeout)
+    try:
+        await link.connect()
+    except NoHttp2 as error:
+        hint = "Use sync: auto, which takes last-byte where there is no HTTP/2."
+        raise ScenarioError(f"scenarios.{name}: single-packet needs HTTP/2, but {error}.", hint=hint) from None
+    except ConnectFailed as error:
+        text = f"scenarios.{name}: no HTTP/2 connection could be made: {error}."
+        raise Unreachable(text, hint="Check SUPABASE_URL and its certificate.") from None
+    finally:
+        link.close()
 
 
 async def run(session: Session, name: str, executor: Race) -> None:

@@ -13,7 +13,7 @@ from provision.load.spec import Request
 from provision.yamlfile import unknown
 
 _TOKEN = re.compile(r"\{([a-z_]+(?:\.[A-Za-z_][A-Za-z0-9_]*)?)\}")
-_FIXED = frozenset({"vu", "iter"})
+_FIXED = frozenset({"vu", "iter", "scanned_at"})
 
 
 class Template:
@@ -72,14 +72,18 @@ class Form:
         """The whole request; `values` are the open tokens' as `escaped` makes them."""
         return self.format % (self.fixed + sum(map(len, values)), *values)
 
-    def splicer(self, columns: Mapping[str, Sequence[bytes]]) -> Callable[[int, int], bytes]:
-        """A function from ticket and iteration (from 0) to the whole request; `columns` are the tickets' values."""
+    def splicer(
+        self, columns: Mapping[str, Sequence[bytes]], scanned_at: Callable[[int], bytes]
+    ) -> Callable[[int, int], bytes]:
+        """A function from ticket and iteration (from 0) to the whole request; `columns` are the tickets' values,
+        `scanned_at` dates an iteration."""
         tokens, form, fixed = self.tokens, self.format, self.fixed
         if len(tokens) == 1 and tokens[0] in columns:  # the usual case, and worth its few lines on the hot path
             column = columns[tokens[0]]
             return lambda ticket, _: form % (fixed + len(column[ticket]), column[ticket])
+        drawn = {"iter": lambda iteration: b"%d" % (iteration + 1), "scanned_at": scanned_at}
         return lambda ticket, iteration: self(
-            *(columns[token][ticket] if token in columns else b"%d" % (iteration + 1) for token in tokens)
+            *(columns[token][ticket] if token in columns else drawn[token](iteration) for token in tokens)
         )
 
 

@@ -7,9 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
+from provision.load import offline
 from provision.load.http import Origin, Reply
 from provision.load.outcomes import NUMBER, Classifier, Outcome
 from provision.load.pool import Pool
@@ -29,11 +32,16 @@ SAMPLE_BYTES = 300
 ABSENT_TICKET = "00000000-0000-4000-8000-000000000000"
 
 
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """All that a run needs; `tickets` are used in order, `values` fill the tokens that are the same for all.
 
-    Races go to `race_origin`, where it differs, and use `slow_read` to find out what the server does at once.
+    Races go to `race_origin`, where it differs, and use `slow_read` to find out what the server does at once. Offline
+    scans are dated before `started`.
     """
 
     scenario: Scenario
@@ -45,6 +53,7 @@ class Job:
     seed: str
     race_origin: Origin | None = None
     slow_read: SlowRead | None = None
+    started: str = field(default_factory=_now)
 
 
 @dataclass(slots=True)
@@ -123,15 +132,19 @@ class Session:
         if ticket == NO_TICKET:
             fields = {f"ticket.{name}": value for name, value in _absent(self.job.tickets[0]).items()}
             own = {"vu": lane.vu + 1, "iter": lane.iteration + 1}
-            return self.job.template.render({**self.job.values, **fields, **own})
+            dated = {"scanned_at": self._scanned_at(lane.vu, lane.iteration).decode()}
+            return self.job.template.render({**self.job.values, **fields, **own, **dated})
         return self.splicer(lane)(ticket, lane.iteration)
 
     def splicer(self, lane: Place) -> Callable[[int, int], bytes]:
         """What makes a VU's requests, from ticket and iteration."""
         if lane.vu not in self._splicers:
             form = self.job.template.form({**self.job.values, "vu": lane.vu + 1})
-            self._splicers[lane.vu] = form.splicer(self._columns)
+            self._splicers[lane.vu] = form.splicer(self._columns, partial(self._scanned_at, lane.vu))
         return self._splicers[lane.vu]
+
+    def _scanned_at(self, vu: int, iteration: int) -> bytes:
+        return offline.scanned_at(self.job.started, vu, iteration).isoformat().encode()
 
     def record(self, lane: Place, ticket: int, due: int, reply: Reply, round_: int = NO_ROUND) -> Outcome:
         """Name a reply and write it down."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -53,11 +54,12 @@ class Rule(StrictModel):
 
 class Evidence(StrictModel):
     """Rows that say that a ticket was let in: those of `table` where all of `where` holds; `ticket` is the column that
-    holds the ticket's id."""
+    holds the ticket's id, `scanned_at` the one that says when it was scanned."""
 
     table: str
     ticket: str = "id"
     where: dict[str, Any] = Field(default_factory=dict)
+    scanned_at: str | None = None
 
 
 class Truth(StrictModel):
@@ -71,6 +73,11 @@ class Truth(StrictModel):
         if self.consumed is None and self.entries is None:
             raise ValueError("truth needs consumed, entries or both; replies alone prove nothing")
         return self
+
+    @property
+    def dated(self) -> Evidence | None:
+        """The rows that say when a ticket was scanned."""
+        return next((rows for rows in (self.consumed, self.entries) if rows and rows.scanned_at), None)
 
 
 class Limit(StrictModel):
@@ -123,7 +130,8 @@ class Scenario(StrictModel):
 
     `recipe` makes its tickets, unless another is asked for. `winners` is how many requests for one ticket may succeed.
     With the promise `idempotent` they all carry the same key, and any number may hear of success, but no more than
-    `winners` effects are stored.
+    `winners` effects are stored. With `first-scan-wins` they are offline scans that are synchronised late, each with a
+    time of its own (`{scanned_at}`): any number may hear of success, and the earliest time is the one that is stored.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -133,7 +141,7 @@ class Scenario(StrictModel):
     outcomes: dict[str, Rule | list[Rule]]
     truth: Truth
     winners: Annotated[int, BeforeValidator(_winners), PlainSerializer(_winners_text)] = 1
-    promise: Literal["winners", "idempotent"] = "winners"
+    promise: Literal["winners", "idempotent", "first-scan-wins"] = "winners"
     scenarios: Annotated[dict[str, Executor], Field(min_length=1)]
     tickets: Literal["once", "reuse"] = "once"
     thresholds: dict[str, list[str | Limit] | str] = Field(default_factory=dict)
@@ -145,6 +153,18 @@ class Scenario(StrictModel):
                 raise ValueError(f"outcomes: {unknown('outcome', name, NAMEABLE)}")
         if "admitted" not in self.outcomes:
             raise ValueError("outcomes: a rule for 'admitted' is needed")
+        return self
+
+    @model_validator(mode="after")
+    def _dated(self) -> Scenario:
+        if self.promise != "first-scan-wins":
+            return self
+        if self.truth.dated is None:
+            raise ValueError("truth: first-scan-wins needs scanned_at, the column that holds the time of the scan")
+        if "{scanned_at}" not in json.dumps(self.request.args):
+            raise ValueError("request.args: first-scan-wins needs the token {scanned_at}")
+        if self.winners != 1:
+            raise ValueError("winners: first-scan-wins leaves room for one")
         return self
 
     @property

@@ -60,7 +60,16 @@ async def _main() -> None:
 async def _work(reader: asyncio.StreamReader, home: _Home) -> None:
     order = Order(*pickle.loads((await read_frame(reader))[1]))  # noqa: S301 - the process that started us wrote it
     classify = classifier(order.scenario.outcomes)
-    job = Job(order.scenario, order.origin, order.template, classify, order.tickets, order.values, order.seed)
+    job = Job(
+        order.scenario,
+        order.origin,
+        order.template,
+        classify,
+        order.tickets,
+        order.values,
+        order.seed,
+        started=order.started,
+    )
     pool = Pool(len(order.tickets), reuse=order.scenario.tickets == "reuse", shared=order.pool)
     session = Session(job, pool, order.share, order.began)
     session.part(CANARY, CANARY, 1, measured=False)  # so that parts have the same numbers everywhere

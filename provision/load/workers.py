@@ -38,6 +38,7 @@ class Order(NamedTuple):
     share: Share
     began: int
     pool: int
+    started: str
 
 
 def frame(kind: bytes, content: bytes = b"") -> bytes:
@@ -80,7 +81,16 @@ class Workers:
         job, session = self._session.job, self._session
         share = Share(index, self._count + 1)
         order = Order(
-            job.scenario, job.origin, job.template, job.tickets, job.values, job.seed, share, session.began, pool
+            job.scenario,
+            job.origin,
+            job.template,
+            job.tickets,
+            job.values,
+            job.seed,
+            share,
+            session.began,
+            pool,
+            job.started,
         )
         self._ready.append(asyncio.Event())
         self._tell(process, frame(START, pickle.dumps(order)))

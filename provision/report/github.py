@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from provision import rundir
-from provision.audit.promises import Finding, Status
+from provision.audit.finding import Finding, Status
 from provision.report import words
 from provision.report.model import Report
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
-from provision.audit.promises import Finding, Status
+from provision.audit.finding import Finding, Status
 from provision.report import words
 from provision.report.machine import details_text
 from provision.report.model import THRESHOLD, Report

@@ -9,8 +9,8 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from provision.audit.finding import Finding
 from provision.audit.metrics import KINDS, Counter, Metric, Rate, Trend
-from provision.audit.promises import Finding
 from provision.report import words
 from provision.report.model import Report
 

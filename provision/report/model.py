@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from provision.audit.evidence import Snapshot
-from provision.audit.promises import Finding
+from provision.audit.finding import Finding
 from provision.audit.verdict import Verdict
 from provision.load.results import Results
 

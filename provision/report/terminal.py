@@ -8,8 +8,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from provision.audit.finding import Finding, Status
 from provision.audit.metrics import Trend
-from provision.audit.promises import Finding, Status
 from provision.load.outcomes import Outcome
 from provision.load.results import Results
 from provision.report import words

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from provision.audit.evidence import Case, Evidence, gather
-from provision.audit.promises import Finding, Status
+from provision.audit.finding import Finding, Status
 from provision.audit.thresholds import Judged
 from provision.load.results import CANARY, Record, Results
 from provision.report.model import THRESHOLD, Report
@@ -31,14 +31,23 @@ def sentence(report: Report) -> str:
 def _held(report: Report) -> str:
     verdict = report.verdict
     tickets = verdict.metrics.outcomes().get("admitted", 0)
-    usual = report.results.winners == 1 and report.results.promise == "winners"
-    how = "guests were let in exactly once" if usual else "admissions are in the database, none too many"
-    text = f"All {tickets:,} {how}"
+    how = (
+        "guests were let in exactly once"
+        if report.results.winners == 1
+        else "admissions are in the database, none too many"
+    )
+    text = _HELD.get(report.results.promise, f"All {tickets:,} {how}")
     if verdict.contention.rounds:
         vus = max(part.vus for part in report.results.parts if part.executor == "race")
         text += f", also in the {verdict.contention.rounds:,} races of {vus} gates for one ticket"
     p95 = verdict.metrics.get("scan_duration").statistic("p(95)")
     return f"{text}; 95 of 100 scans took less than {p95:.0f} ms."
+
+
+_HELD: Mapping[str, str] = {
+    "idempotent": "No order took effect twice",
+    "first-scan-wins": "Every ticket kept the time of its earliest scan",
+}
 
 
 def _limit(judged: Judged, finding: Finding) -> str:
@@ -117,6 +126,8 @@ _ADVICE: Mapping[str, str] = {
     "entries stops the rest.",
     "stock": "Lock the place that is taken (SELECT … FOR UPDATE SKIP LOCKED), instead of counting what is left.",
     "idempotent": "Make the key unique by an index: a look beforehand does not keep the second write out.",
+    "first-scan-wins": "Let one statement compare and write: UPDATE … SET scanned_at = … WHERE id = … AND (scanned_at "
+    "IS NULL OR scanned_at > …); a look beforehand lets a later scan overwrite an earlier one.",
     "none-lost": "Answer success only after the write: look for an exception handler or a rolled-back block after it.",
     "none-unexpected": "Look for code that uses tickets without answering success, and at the outcome rules.",
     "database-agrees": "Write the ticket and its entry in one transaction, so that both are there or neither.",

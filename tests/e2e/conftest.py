@@ -74,6 +74,15 @@ def gates_stack(local_cache: Path) -> Iterator[Stack]:
     local.reset(name)
 
 
+@pytest.fixture(scope="module")
+def nights(gates_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """As `gates_place`, for all tests of a module: what one seeds there the others may use; removed at the end."""
+    for opened in _place(tmp_path_factory.mktemp("nights"), target_environment(gates_stack), gates_stack):
+        yield opened
+        for run in opened.runs():
+            assert opened.run("teardown", "--run", run).code == 0
+
+
 @pytest.fixture
 def gates_place(gates_stack: Stack, tmp_path: Path) -> Iterator[Place]:
     """As `place`, with the second stack as the target."""

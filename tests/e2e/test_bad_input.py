@@ -116,6 +116,15 @@ CASES = [
         "a truth in no table", "yaml: truth.entries: unknown table 'scan_log'", "table: scan_logs", "table: scan_log"
     ),
     _scenario("a truth in no column", "unknown column 'used'; ", "is_used: true", "used: true"),
+    _scenario(
+        "a time in no column",
+        "truth.consumed: unknown column 'at'",
+        "is_used: true }",
+        "is_used: true }, scanned_at: at",
+    ),
+    _scenario(
+        "a time in a text", "'qr_token' holds no timestamp", "is_used: true }", "is_used: true }, scanned_at: qr_token"
+    ),
     Case("an odd --duration", (*RUN_SCENARIO, "--duration", "soon"), 104, "--duration: 'soon' is no duration"),
     Case("no scanners", (*RUN_SCENARIO, "--vus", "0"), 104, "Invalid value for '--vus'"),
     Case("one scanner in a race", (*RUN_SCENARIO, "--vus", "1"), 104, "race"),

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,9 @@ def _answering(replies: list[tuple[int, bytes]]) -> Iterator[tuple[str, list[dic
 
 def test_k6_names_every_reply_as_our_engine_does(tmp_path: Path) -> None:
     source = NIGHT.replace("vus: 4, iterations: 50, pause: 20ms", f"vus: 1, iterations: {len(REPLIES)}")
-    source = source.replace("p_scan_method: qr", 'p_scan_method: "{run} {ticket.type} {iter} {vu} {nothing}"')
+    source = source.replace(
+        "p_scan_method: qr", 'p_scan_method: "{run} {ticket.type} {iter} {vu} {nothing} {scanned_at}"'
+    )
     source = source[: source.index("  race_condition:")]
     scenario = spec.parse(tmp_path / "night.yaml", source)
     tickets = [{"id": f"t{number}", "event_id": "e", "type": 'V"IP'} for number in range(len(REPLIES))]
@@ -180,6 +183,8 @@ def test_k6_names_every_reply_as_our_engine_does(tmp_path: Path) -> None:
     expected = [str(classify(Reply(status, body, 1, 2, 3, None, ""))) for status, body in REPLIES]
     assert dict(enumerate(zip(REPLIES, named, strict=True))) == dict(enumerate(zip(REPLIES, expected, strict=True)))
     assert len({*expected}) >= 9
+    asked[1]["p_scan_method"], _, moment = asked[1]["p_scan_method"].rpartition(" ")
+    assert 0 < (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds() < 3700
     assert asked[1] == {
         "p_ticket_id": "t1",
         "p_scanned_by": None,

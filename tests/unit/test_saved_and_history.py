@@ -9,7 +9,7 @@ from histories import BURST, MS, History, good
 from reports import RUN, leave
 
 from provision import history, saved
-from provision.audit.promises import Status
+from provision.audit.finding import Status
 from provision.errors import ConfigError, ExitCode
 from provision.rundir import MANIFEST, ROOT, RunDir
 

@@ -1,6 +1,9 @@
 """The verdict is true: beside each promise stands the fault that breaks it."""
 
 import dataclasses
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,9 +13,11 @@ from hypothesis import strategies as st
 
 from provision.audit import thresholds
 from provision.audit.evidence import Snapshot, gather
-from provision.audit.promises import Finding, Status
+from provision.audit.finding import Finding, Status
 from provision.audit.verdict import Verdict, judge
 from provision.errors import ExitCode
+from provision.load.offline import scanned_at
+from provision.load.outcomes import Outcome
 from provision.load.results import NO_TICKET, Generator, Part, Probe, Raced, Results, Sample
 
 
@@ -247,6 +252,58 @@ def test_the_same_key_may_hear_of_success_ten_times_when_one_effect_is_stored() 
 @pytest.mark.parametrize(("stored", "promise"), [(2, "idempotent"), (0, "none-lost")])
 def test_the_same_key_with_two_effects_or_none_fails(stored: int, promise: str) -> None:
     assert finding(same_key(10, stored), promise).status is Status.FAIL
+
+
+def synced(outcomes: list[str], keep: int, shift: int = 0) -> History:
+    """A round of offline scans; the time of the one that is `keep`th by age is stored, `shift` s later."""
+    history = quiet_race(OVERTOOK)
+    history.changes |= {"promise": "first-scan-wins"}
+    history.scanned_at = {history.ticket(number): _times(history, number)[0].isoformat() for number in range(20)}
+    history.race(20, outcomes)
+    history.store(20)
+    kept = _times(history, 20, [place for place, outcome in enumerate(outcomes) if outcome != "busy"])[keep]
+    history.scanned_at[history.ticket(20)] = (kept + timedelta(seconds=shift)).replace(tzinfo=None).isoformat()
+    return history
+
+
+def _times(history: History, number: int, vus: Sequence[int] = ()) -> list[datetime]:
+    records = [r for r in history.records if r.ticket == number and r.named is not Outcome.BUSY]
+    return sorted(scanned_at(history.results().started, r.vu, r.iteration) for r in records if not vus or r.vu in vus)
+
+
+SYNCED = ["admitted"] * 4 + ["already_used"] * 4 + ["busy"] * 2
+
+
+def test_the_earliest_of_ten_offline_scans_may_stay_whoever_heard_of_success() -> None:
+    judged = verdict(synced(SYNCED, keep=0))
+    assert judged.status is Status.PASS
+    assert "0 of 21 contended rounds lost the earliest scan" in judged.headline
+
+
+@pytest.mark.parametrize(("keep", "shift"), [(1, 0), (-1, 0), (0, 1), (0, -1)])
+def test_a_later_scan_or_a_time_that_nobody_gave_fails_where_the_first_scan_wins(keep: int, shift: int) -> None:
+    history = synced(SYNCED, keep, shift)
+    broken = finding(history, "first-scan-wins")
+    assert broken.status is Status.FAIL
+    assert re.match(r"Ticket ticket-20 kept the time [0-9:]{8}, but gate \d+ \(race, round 21\)", broken.statement)
+    assert len(broken.details[0]["requests"]) == 8
+    assert min(one["scanned_at"] for one in broken.details[0]["requests"]) == _times(history, 20)[0].isoformat()
+    assert finding(history, "rounds-won").status is Status.FAIL
+
+
+def test_a_ticket_that_is_used_without_a_time_fails_where_the_first_scan_wins() -> None:
+    history = synced(SYNCED, keep=0)
+    assert history.scanned_at is not None
+    del history.scanned_at["ticket-20"]
+    assert "kept no time" in finding(history, "first-scan-wins").statement
+
+
+def test_an_offline_scan_without_a_reply_may_be_the_one_that_stayed_or_not() -> None:
+    outcomes = ["unknown"] * 9 + ["admitted"]
+    allowed = [finding(synced(outcomes, keep), "first-scan-wins").status is Status.PASS for keep in range(10)]
+    known = _times(synced(outcomes, 0), 20).index(_times(synced(outcomes, 0), 20, [9])[0])
+    assert 0 < known < 9
+    assert allowed == [place <= known for place in range(10)]
 
 
 def test_laggards_are_named_and_many_of_them_are_inconclusive() -> None:

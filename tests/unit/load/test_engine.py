@@ -19,14 +19,15 @@ from gate import Gate
 from provision import bundled
 from provision.audit import thresholds
 from provision.audit.evidence import Snapshot
+from provision.audit.finding import Status
 from provision.audit.metrics import Metrics
-from provision.audit.promises import Status
 from provision.audit.verdict import judge
 from provision.errors import ProvisionError, ScenarioError, Unreachable
 from provision.fixtures.ids import row_id
 from provision.load import engine, spec
 from provision.load.engine import Progress
 from provision.load.http import Origin
+from provision.load.offline import scanned_at
 from provision.load.outcomes import classifier
 from provision.load.overtaking import SlowRead
 from provision.load.request import Template
@@ -93,6 +94,33 @@ def test_scenarios_start_when_they_are_told_to() -> None:
     number = [part.name for part in results.parts].index("late")
     first = min(record.sent for record in results.records() if record.part == number)
     assert first >= 400e6
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_time_that_each_offline_scan_gave_can_be_told_from_its_record(processes: int) -> None:
+    with gates.serving(gates.racy, TICKETS) as gate:
+        wanted = job(gate, {**BURST, **RACE})
+        dated = wanted.scenario.request.model_copy(
+            update={"args": {**wanted.scenario.request.args, "p_device_id": "{scanned_at}"}}
+        )
+        template = Template(dated, wanted.origin, {"apikey": "k"}, frozenset({"id"}))
+        results = run(replace(wanted, template=template), processes=processes)
+    told = Counter(scanned_at(results.started, r.vu, r.iteration).isoformat() for r in results.records())
+    assert Counter(asked["p_device_id"] for asked in gate.seen) == told
+    assert len(told) > 150
+    assert max(told) < results.started
+
+
+def test_a_race_that_insists_on_http2_ends_before_the_first_request_where_there_is_none() -> None:
+    insisting = {"race": {**RACE["race"], "sync": "single-packet"}}
+    with gates.serving(gates.racy, TICKETS) as gate:
+        with pytest.raises(ScenarioError, match=r"scenarios\.race: single-packet needs HTTP/2, but .* plain HTTP"):
+            run(job(gate, insisting))
+        assert gate.seen == []
+        wanted = replace(job(gate, insisting), race_origin=Origin.parse("https://127.0.0.1:1"))
+        with pytest.raises(Unreachable, match=r"scenarios\.race: no HTTP/2 connection could be made: "):
+            run(wanted)
+        assert gate.seen == []
 
 
 def test_a_racy_gate_is_caught() -> None:

@@ -26,7 +26,13 @@ def body(request: bytes) -> Any:
 
 @given(words, words, words, st.integers(0, 99), st.integers(0, 99))
 def test_a_spliced_request_is_the_one_that_is_built(one: str, other: str, run: str, vu: int, iteration: int) -> None:
-    args = {"a": "x{ticket.id}%s", "b": "{vu}/{iter} of {run}", "c": ["{ticket.code}", None, 7], "100%": "%d"}
+    args = {
+        "a": "x{ticket.id}%s",
+        "b": "{vu}/{iter} of {run}",
+        "at": "{scanned_at}",
+        "c": ["{ticket.code}", None, 7],
+        "100%": "%d",
+    }
     made = template(args, "id", "code")
     values: dict[str, str | int] = {
         "ticket.id": one,
@@ -34,21 +40,23 @@ def test_a_spliced_request_is_the_one_that_is_built(one: str, other: str, run: s
         "run": run,
         "vu": vu + 1,
         "iter": iteration + 1,
+        "scanned_at": f"moment {iteration}",
     }
     built = made.render(values)
     splice = made.form({"run": run, "vu": vu + 1}).splicer(
-        {"ticket.id": [escaped(one)], "ticket.code": [escaped(other)]}
+        {"ticket.id": [escaped(one)], "ticket.code": [escaped(other)]}, lambda number: b"moment %d" % number
     )
     assert splice(0, iteration) == built
     assert body(built) == {
-        "a": f"x{one}%s", "b": f"{vu + 1}/{iteration + 1} of {run}", "c": [other, None, 7], "100%": "%d",
+        "a": f"x{one}%s", "b": f"{vu + 1}/{iteration + 1} of {run}",
+        "at": f"moment {iteration}", "c": [other, None, 7], "100%": "%d",
     }  # fmt: skip
 
 
 @given(st.lists(words, min_size=1, max_size=5))
 def test_the_usual_request_with_one_open_token_is_the_one_that_is_built(ids: list[str]) -> None:
     made = template({"p": "{ticket.id}", "gate": "gate-{vu}"}, "id")
-    splice = made.form({"vu": 3}).splicer({"ticket.id": [escaped(value) for value in ids]})
+    splice = made.form({"vu": 3}).splicer({"ticket.id": [escaped(value) for value in ids]}, lambda _: b"")
     for number, value in enumerate(ids):
         assert splice(number, 0) == made.render({"ticket.id": value, "vu": 3})
 

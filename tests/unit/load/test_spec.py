@@ -100,6 +100,24 @@ def test_without_a_pause_nothing_bounds_the_tickets() -> None:
         spec.tickets_needed(parse(SOURCE.replace(", pause: 100ms", "")))
 
 
+OFFLINE = bundled.find("scenarios", "offline-sync")[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ((", scanned_at: scanned_at", ""), "first-scan-wins needs scanned_at, the column"),
+        (("{scanned_at}", "2026-06-01T20:00:00Z"), r"first-scan-wins needs the token \{scanned_at\}"),
+        (("promise:", "winners: '<=2'\npromise:"), "first-scan-wins leaves room for one"),
+    ],
+)
+def test_first_scan_wins_needs_the_times_that_were_sent_and_the_one_that_is_stored(
+    change: tuple[str, str], words: str
+) -> None:
+    with pytest.raises(ScenarioError, match=words):
+        parse(OFFLINE.replace(*change))
+
+
 def test_overrides_keep_the_distance_between_parts() -> None:
     scenario = spec.override(parse(), vus=4, duration=5, rounds=7)
     burst, race = scenario.scenarios["scanner_burst"], scenario.scenarios["race_condition"]

@@ -41,7 +41,16 @@ def worker(gate: Gate, text: str = FOREVER) -> Iterator[subprocess.Popen[bytes]]
     pool = Pool(len(TICKETS))
     file = pool.share()
     order = Order(
-        scenario, origin, template, [{"id": t} for t in TICKETS], {}, "s", Share(1, 2), perf_counter_ns(), file
+        scenario,
+        origin,
+        template,
+        [{"id": t} for t in TICKETS],
+        {},
+        "s",
+        Share(1, 2),
+        perf_counter_ns(),
+        file,
+        "2026-06-01T20:00:00Z",
     )
     command = [sys.executable, "-P", "-m", "provision.load.worker"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(file,)) as process:

@@ -6,6 +6,8 @@ import pytest
 from histories import RACE, History, good
 from reports import report
 
+from provision.load.offline import scanned_at
+from provision.load.outcomes import Outcome
 from provision.report import words
 
 
@@ -23,6 +25,25 @@ def test_where_a_stock_is_raced_for_nobody_is_said_to_be_let_in_once(tmp_path: P
     history.changes["winners"] = 5
     made = report(history, tmp_path, {})
     assert words.sentence(made).startswith("All 70 admissions are in the database, none too many, also in the 20 races")
+
+
+@pytest.mark.parametrize(
+    ("promise", "told"),
+    [
+        ("idempotent", "No order took effect twice, also in the 20 races"),
+        ("first-scan-wins", "Every ticket kept the time of its earliest scan, also in the 20 races"),
+    ],
+)
+def test_where_all_may_hear_of_success_the_sentence_says_what_was_kept(promise: str, told: str, tmp_path: Path) -> None:
+    history = good()
+    history.changes["promise"] = promise
+    results = history.results()
+    history.scanned_at = {}
+    for record in results.records():
+        if record.named in {Outcome.ADMITTED, Outcome.ALREADY_USED}:
+            at, ticket = scanned_at(results.started, record.vu, record.iteration), history.ticket(record.ticket)
+            history.scanned_at[ticket] = min(at.isoformat(), history.scanned_at.get(ticket, "9"))
+    assert words.sentence(report(history, tmp_path, {})).startswith(told)
 
 
 def test_a_ticket_admitted_twice_is_named_with_its_gates_and_the_time_between(tmp_path: Path) -> None:
