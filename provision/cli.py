@@ -233,10 +233,7 @@ def run_scenario(
         Path | None, typer.Option("--html", help="Also write the report here, one file for a browser.")
     ] = None,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write promises and thresholds as JUnit cases.")] = None,
-    out: Annotated[
-        list[str] | None,
-        typer.Option("--out", metavar="csv|ndjson[=FILE]", help="Write every request; may be repeated."),
-    ] = None,
+    out: cli_history.Out = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="Take scenarios and thresholds from this k6 JSON configuration.")
     ] = None,
@@ -251,6 +248,7 @@ def run_scenario(
       provision run-scenario scenarios/scanner-burst.yaml --duration 20s --rounds 50
       provision run-scenario --confidence 1%
       provision run-scenario my-scenario.yaml --tickets test-tickets.json --json summary.json
+      provision run-scenario --out csv --out otlp=http://127.0.0.1:4318
     """
     from provision import opening, pipeline, rehearsal
 
@@ -261,6 +259,7 @@ def run_scenario(
     )
     outcome = pipeline.run_scenario(options, _live(quiet))
     _print_rehearsal(outcome)
+    cli_history.push(outcome.report, outcome.out)
     if outcome.verdict.interrupted:
         _complain(Interrupted("Interrupted before the end of the load.", hint=opening.removal_hint(outcome.run)))
     raise typer.Exit(int(outcome.verdict.exit_code))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,12 +15,22 @@ from provision.errors import ConfigError
 if TYPE_CHECKING:
     from provision.audit.comparison import Change
     from provision.history import Comparison, Line
+    from provision.report.model import Report
+    from provision.saved import Destination
 
 _SCHEMAS = Path(__file__).parent / "schemas"
 export = typer.Typer(help="Write a scenario for another tool.", no_args_is_help=True)
 Run = Annotated[
     str | None,
     typer.Argument(metavar="[RUN]", help="A run's id or its beginning, RUN/scenario-1, or a folder; else the latest."),
+]
+
+Out = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FORM[=PLACE]",
+        help="csv or ndjson: every request; prometheus: the metrics; otlp=URL: send them there. May be repeated.",
+    ),
 ]
 
 
@@ -30,6 +40,7 @@ def report(
     json: Annotated[Path | None, typer.Option("--json", help="Also write the summary here.")] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Also write the page here.")] = None,
     junit: Annotated[Path | None, typer.Option("--junit", help="Also write JUnit cases here.")] = None,
+    out: Out = None,
 ) -> None:
     """Judge a finished run again from its saved values and write its report; needs no database.
 
@@ -38,19 +49,30 @@ def report(
     Examples:
       provision report --open
       provision report 20260131-204500-x7kq3 --html night.html
+      provision report --out prometheus=night.prom
     """
-    from provision import history, rundir
+    from provision import history, rundir, saved
     from provision.report import terminal
 
     files = {form: path for form, path in (("json", json), ("html", html), ("junit", junit)) if path}
     for path in files.values():
         rundir.check_writable(path)
-    again, page = history.report(run, files)
+    destinations = [saved.destination(one) for one in out or ()]
+    again, page = history.report(run, files, destinations)
     terminal.console(stderr=False).print(terminal.summary(again))
     typer.echo(f"\nreport: {page}")
+    push(again, destinations)
     if open_ and not webbrowser.open(page.resolve().as_uri()):
         raise ConfigError("There is no browser to open it in.", hint=f"Open it yourself: {page.resolve().as_uri()}")
     raise typer.Exit(int(again.verdict.exit_code) if not open_ else 0)
+
+
+def push(report: Report, out: Sequence[Destination]) -> None:
+    """Send the metrics to the collectors among the destinations, and warn of those that did not take them."""
+    from provision import saved
+
+    for warning in saved.push(report, out):
+        typer.secho(f"warning: {warning}", err=True, fg=typer.colors.YELLOW)
 
 
 def runs() -> None:

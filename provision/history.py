@@ -54,11 +54,11 @@ def _state(folder: RunDir) -> str:
     return "clean" if manifest.read(seeded.lines(MANIFEST)).state == "clean" else "rows remain"
 
 
-def report(name: str | None, files: Mapping[str, Path]) -> tuple[Report, Path]:
+def report(name: str | None, files: Mapping[str, Path], out: Sequence[saved.Destination] = ()) -> tuple[Report, Path]:
     """Judge a saved run again and write its report again; the report and the page in the run's folder."""
     folder = saved.find(name)
     again = saved.load(folder)
-    saved.save(again, folder, files=files)
+    saved.save(again, folder, files=files, out=out)
     return again, folder.path / saved.HTML
 
 

@@ -36,9 +36,10 @@ from provision.load.request import Template
 from provision.load.results import Results
 from provision.load.session import Job
 from provision.load.spec import Scenario
-from provision.report import Watcher, rows
+from provision.report import Watcher
 from provision.report.model import Report
 from provision.rundir import MANIFEST, RunDir
+from provision.saved import Destination
 from provision.target import Target
 from provision.yamlfile import unknown
 
@@ -60,7 +61,7 @@ class RunOptions:
     files: Mapping[str, Path] = field(default_factory=dict)
     """Where the report goes besides the run's folder, by its form: json, html, junit."""
     out: Sequence[str] = ()
-    """Forms in which every request is written down, such as `csv` or `ndjson=requests.ndjson`."""
+    """Where requests and metrics go besides, such as `csv`, `ndjson=requests.ndjson` or `otlp=URL`."""
     config: Path | None = None
     """A k6 JSON configuration whose executors and thresholds take the place of the scenario file's."""
     confidence: str | None = None
@@ -79,7 +80,7 @@ class Wanted:
     tickets: Tickets
     ids: Range
     files: Mapping[str, Path]
-    out: Sequence[tuple[str, Path | None]]
+    out: Sequence[Destination]
     processes: int = 1
     allow_exhaustion: bool = False
 
@@ -90,6 +91,7 @@ class Rehearsal:
 
     report: Report
     folder: Path
+    out: Sequence[Destination] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -117,8 +119,8 @@ def prepare(options: RunOptions) -> Wanted:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise TicketsError(f"{options.tickets}: {reason}.", hint="Make one with: provision seed") from None
     tickets = ticket_file.parse(options.tickets, text)
-    out = [rows.destination(one) for one in options.out]
-    for file in (*options.files.values(), *(file for _, file in out if file)):
+    out = [saved.destination(one) for one in options.out]
+    for file in options.files.values():
         rundir.check_writable(file)
     ids = _ids(options.tickets, tickets)
     processes = options.processes or spec.processes_needed(scenario, os.cpu_count() or 1)
@@ -217,7 +219,7 @@ def rehearse(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher)
     folder.write_json("snapshot.json", snapshot.to_json())
     report = saved.judge(run, scenario, wanted.source, results, snapshot, folder)
     saved.save(report, folder, files=wanted.files, out=wanted.out)
-    return Rehearsal(report, folder.path)
+    return Rehearsal(report, folder.path, wanted.out)
 
 
 def _abort(wanted: Wanted) -> engine.Abort | None:

@@ -4,7 +4,8 @@ judged again without a database."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from provision.errors import ConfigError
 from provision.fixtures import manifest
 from provision.load.results import Results
 from provision.load.spec import Limit
-from provision.report import html, junit, machine, rows
+from provision.report import html, junit, machine, rows, telemetry
 from provision.report.model import Accounts, Report
 from provision.rundir import MANIFEST, RunDir
+from provision.yamlfile import unknown
 
 RESULTS = "results.json"
 HTML = "report.html"
@@ -73,6 +75,41 @@ def as_json(report: Report) -> str:
 WRITERS = {"json": as_json, "html": html.render, "junit": junit.render}
 KEPT = {"json": "summary.json", "html": HTML}
 """What of the report is always written, and its name in the run's folder."""
+OTLP = "otlp"
+OUT: Mapping[str, tuple[str, Callable[[Report], Iterable[str]]]] = {
+    "csv": ("requests.csv", lambda report: rows.as_csv(report.results)),
+    "ndjson": ("requests.ndjson", lambda report: rows.as_ndjson(report.results)),
+    "prometheus": ("metrics.prom", telemetry.as_prometheus),
+}
+"""The files that `--out` writes: the name in the run's folder, and the writer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """One `--out`: its form, and the file or URL that was named, if any."""
+
+    form: str
+    place: str = ""
+
+
+def destination(option: str) -> Destination:
+    """The destination that `csv`, `csv=requests.csv` or `otlp=URL` means; ConfigError when it cannot be one."""
+    form, _, place = option.partition("=")
+    if form not in (forms := [*OUT, OTLP]):
+        raise ConfigError(f"--out: {unknown('form', form, forms)}", hint="Write --out csv or --out ndjson=FILE.")
+    if form in telemetry.PACKAGES:
+        telemetry.require(form)
+    if form == OTLP:
+        telemetry.check_url(place)
+    elif place:
+        rundir.check_writable(Path(place))
+    return Destination(form, place)
+
+
+def push(report: Report, out: Sequence[Destination]) -> list[str]:
+    """Send the report's metrics to the collectors among the destinations; what went wrong."""
+    told = [telemetry.push(report, one.place) for one in out if one.form == OTLP]
+    return [warning for warning in told if warning]
 
 
 def save(
@@ -80,16 +117,18 @@ def save(
     folder: RunDir,
     *,
     files: Mapping[str, Path],
-    out: Sequence[tuple[str, Path | None]] = (),
+    out: Sequence[Destination] = (),
 ) -> None:
-    """Write the report into the run's folder and in each further form to the file named for it."""
+    """Write the report into the run's folder and in each further form to the file named for it; nothing is sent."""
     kept = {form: folder.path / name for form, name in KEPT.items()}
     for form in {**kept, **files}:
         text = WRITERS[form](report)
         for path in filter(None, (kept.get(form), files.get(form))):
             rundir.write_text(path, [text])
-    for form, file in out:
-        rundir.write_text(file or folder.path / f"requests.{form}", rows.FORMATS[form](report.results))
+    for one in out:
+        if one.form in OUT:
+            name, write = OUT[one.form]
+            rundir.write_text(Path(one.place) if one.place else folder.path / name, write(report))
 
 
 def load(folder: RunDir) -> Report:

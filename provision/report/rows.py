@@ -7,12 +7,9 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-from provision.errors import ConfigError
 from provision.load.results import NO_ROUND, NO_TICKET, Record, Results
-from provision.yamlfile import unknown
 
 COLUMNS = (
     "timestamp", "scenario", "measured", "gate", "iteration", "round", "ticket", "outcome", "status",
@@ -69,11 +66,3 @@ def as_ndjson(results: Results) -> Iterator[str]:
 
 
 FORMATS: Mapping[str, Callable[[Results], Iterator[str]]] = {"csv": as_csv, "ndjson": as_ndjson}
-
-
-def destination(option: str) -> tuple[str, Path | None]:
-    """The format and file of `--out csv=requests.csv`; no file for `--out csv`: then it goes into the run's folder."""
-    name, _, path = option.partition("=")
-    if name not in FORMATS:
-        raise ConfigError(f"--out: {unknown('format', name, FORMATS)}", hint="Write --out csv or --out ndjson=FILE.")
-    return name, Path(path) if path else None

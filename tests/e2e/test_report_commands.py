@@ -10,7 +10,9 @@ import jsonschema
 import pytest
 from commands import Database, Place
 from junitparser import JUnitXml
+from prometheus_client.parser import text_string_to_metric_families
 from reports import schema
+from servers import closed_port
 
 from provision import bundled
 
@@ -18,7 +20,8 @@ QUICK = bundled.find("scenarios", "quick")[1]
 PATIENT = QUICK.replace("p(95)<200", "p(95)<20000")
 """The machine of the tests may be a busy one."""
 SHORT = ("run-scenario", "night.yaml", "--duration", "1s", "--rounds", "10", "--quiet")
-FILES = ("--json", "s.json", "--html", "r.html", "--junit", "j.xml", "--out", "csv", "--out", "ndjson=all.ndjson")
+FILES = ("--json", "s.json", "--html", "r.html", "--junit", "j.xml", "--out", "csv", "--out", "ndjson=all.ndjson",
+         "--out", "prometheus=night.prom")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +49,8 @@ def test_a_run_leaves_every_form_that_was_asked_for_and_each_keeps_to_its_schema
     assert len(requests) == len((place.folder / "all.ndjson").read_text().splitlines())
     measured = [row for row in requests if row["measured"] == "true"]
     assert len(measured) == summary["metrics"]["iterations"]["values"]["count"]
+    samples = [s for f in text_string_to_metric_families((place.folder / "night.prom").read_text()) for s in f.samples]
+    assert sum(s.value for s in samples if s.name == "k6_iterations_total") == len(measured)
     assert (place.folder / "r.html").read_bytes() == (folder / "report.html").read_bytes()
     assert len((place.folder / "r.html").read_bytes()) < 1_500_000
 
@@ -54,6 +59,15 @@ def test_a_run_leaves_every_form_that_was_asked_for_and_each_keeps_to_its_schema
         _valid(json.loads(line), "manifest")
     assert ">scan_logs</th>" in (folder / "report.html").read_text()
     assert "Not torn down yet" not in (folder / "report.html").read_text()
+
+
+def test_a_collector_that_does_not_answer_changes_no_verdict(place: Place, database: Database) -> None:
+    place.env["OTEL_EXPORTER_OTLP_TIMEOUT"] = "0.5"
+    assert place.run("seed", "--for", "night.yaml").code == 0
+    ran = place.run(*SHORT, "--out", f"otlp=http://127.0.0.1:{closed_port()}")
+    assert ran.code == 0, ran
+    assert "did not take the metrics" in ran.err
+    assert place.run("teardown").code == 0
 
 
 def test_a_finished_run_is_reported_again_without_a_database_and_opened(place: Place, database: Database) -> None:
@@ -121,7 +135,13 @@ def test_a_k6_configuration_takes_the_place_of_the_executors(place: Place, datab
 def test_a_bad_place_or_form_is_refused_before_anything_is_sent(place: Place, database: Database) -> None:
     assert place.run("seed", "--tickets", "200").code == 0
     before = database("select count(*) from scan_logs")
-    for option in (("--html", "nowhere/r.html"), ("--junit", "."), ("--out", "xml"), ("--config", "no")):
+    for option in (
+        ("--html", "nowhere/r.html"),
+        ("--junit", "."),
+        ("--out", "xml"),
+        ("--out", "otlp=nowhere"),
+        ("--config", "no"),
+    ):
         ran = place.run(*SHORT, *option)
         assert ran.code == 104, ran
     assert database("select count(*) from scan_logs") == before

@@ -16,6 +16,7 @@ from provision import saved
 from provision.errors import ConfigError
 from provision.load.results import NO_TICKET, Sample
 from provision.report import github, junit, machine, rows
+from provision.saved import Destination
 
 
 def broken() -> History:
@@ -191,21 +192,22 @@ def test_a_row_carries_the_moment_of_sending(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("option", "expected"),
-    [("csv", ("csv", None)), ("ndjson=there.ndjson", ("ndjson", Path("there.ndjson")))],
+    [("csv", Destination("csv")), ("ndjson=there.ndjson", Destination("ndjson", "there.ndjson"))],
 )
-def test_out_names_a_form_and_perhaps_a_file(option: str, expected: tuple[str, Path | None]) -> None:
-    assert rows.destination(option) == expected
+def test_out_names_a_form_and_perhaps_a_file(option: str, expected: Destination) -> None:
+    assert saved.destination(option) == expected
 
 
 def test_out_refuses_a_form_it_does_not_know() -> None:
     with pytest.raises(ConfigError, match="did you mean 'csv'"):
-        rows.destination("cvs=there")
+        saved.destination("cvs=there")
 
 
 def test_a_saved_run_is_written_in_every_form_that_was_asked_for(tmp_path: Path) -> None:
     folder = leave(good(), tmp_path)
     files = {"json": tmp_path / "s.json", "html": tmp_path / "r.html", "junit": tmp_path / "j.xml"}
-    saved.save(saved.load(folder), folder, files=files, out=[("csv", None), ("ndjson", tmp_path / "all.ndjson")])
+    out = [Destination("csv"), Destination("ndjson", str(tmp_path / "all.ndjson"))]
+    saved.save(saved.load(folder), folder, files=files, out=out)
     assert files["json"].read_text() == (folder.path / "summary.json").read_text()
     assert files["html"].read_text() == (folder.path / "report.html").read_text()
     assert JUnitXml.fromstring(files["junit"].read_bytes()).failures == 0
