@@ -250,11 +250,11 @@ def run_scenario(
       provision run-scenario my-scenario.yaml --tickets test-tickets.json --json summary.json
       provision run-scenario --out csv --out otlp=http://127.0.0.1:4318
     """
-    from provision import opening, pipeline, rehearsal
+    from provision import opening, pipeline, preparation
 
     files = {form: path for form, path in (("json", json), ("html", html), ("junit", junit)) if path}
     ci = bool(os.environ.get("CI"))
-    options = rehearsal.RunOptions(
+    options = preparation.RunOptions(
         scenario, tickets, vus, duration, rounds, processes, allow_exhaustion, files, out or (), config, confidence, ci
     )
     outcome = pipeline.run_scenario(options, _live(quiet))

@@ -20,7 +20,8 @@ from provision.rundir import RunDir
 from provision.seeding import SeedOptions, seed_target
 
 if TYPE_CHECKING:
-    from provision.rehearsal import Rehearsal, RunOptions
+    from provision.preparation import RunOptions
+    from provision.rehearsal import Rehearsal
 
 
 def init(name: str, folder: Path, watcher: Watcher) -> tuple[Path, Path]:
@@ -43,9 +44,9 @@ def init(name: str, folder: Path, watcher: Watcher) -> tuple[Path, Path]:
 
 def run_scenario(options: RunOptions, watcher: Watcher) -> Rehearsal:
     """Scenario + tickets → load → snapshot → verdict; everything is checked before the first request."""
-    from provision import rehearsal
+    from provision import preparation, rehearsal
 
-    wanted = rehearsal.prepare(options)
+    wanted = preparation.prepare(options)
     with interruptible(wanted.tickets.run), open_target(watcher, stack_of(wanted.tickets.target)) as target:
         same_target(wanted.tickets.target, target, f"{options.tickets} holds tickets of")
         with open_gateway(target, watcher) as gateway:
@@ -62,13 +63,13 @@ class Checked:
 
 def check(scenario: str, recipe: str | None, watcher: Watcher) -> Checked:
     """Rehearse with a single ticket: schema, function, columns and a canary scan; removes again what it made."""
-    from provision import rehearsal
+    from provision import preparation, rehearsal
 
     with open_target(watcher) as target, rundir.temporary_file("tickets.json") as out:
         seeded = seed_target(SeedOptions(recipe=recipe, scenario=scenario, tickets=1, out=out), target, watcher)
         folder = RunDir.open(seeded.run)
         try:
-            wanted = rehearsal.prepare(rehearsal.RunOptions(scenario=scenario, tickets=out))
+            wanted = preparation.prepare(preparation.RunOptions(scenario=scenario, tickets=out))
             with open_gateway(target, watcher) as gateway:
                 facts = rehearsal.preflight(wanted, target, gateway, watcher)
         finally:
@@ -79,10 +80,10 @@ def check(scenario: str, recipe: str | None, watcher: Watcher) -> Checked:
 
 def export_k6(name: str, tickets: Path, out: Path | None) -> tuple[Path, Path]:
     """Write a scenario as a k6 script and its environment file; the paths of both."""
-    from provision import rehearsal
+    from provision import preparation
     from provision.k6 import script
 
-    wanted = rehearsal.prepare(rehearsal.RunOptions(scenario=name, tickets=tickets))
+    wanted = preparation.prepare(preparation.RunOptions(scenario=name, tickets=tickets))
     path = out or Path(f"{wanted.scenario.name}.k6.js")
     env = path.with_suffix(".env")
     for file in (path, env):
@@ -106,7 +107,7 @@ class Demo:
 
 def demo(*, gate: str | None, fast: bool, watcher: Watcher) -> Demo:
     """Stack up, seed, burst, race, verdict, teardown; the stack ends with it unless it ran before."""
-    from provision import rehearsal, saved
+    from provision import preparation, rehearsal, saved
     from provision.local import stack
 
     chosen = stack.gates()[gate or "row-lock-nowait"]
@@ -119,7 +120,7 @@ def demo(*, gate: str | None, fast: bool, watcher: Watcher) -> Demo:
             watcher.say(f"Seeded {sum(seeded.counts.values()):,} rows as run {seeded.run} ({seeded.why}).")
             folder = RunDir.open(seeded.run)
             try:
-                wanted = rehearsal.prepare(rehearsal.RunOptions(scenario=scenario, tickets=out))
+                wanted = preparation.prepare(preparation.RunOptions(scenario=scenario, tickets=out))
                 with open_gateway(target, watcher) as gateway:
                     outcome = rehearsal.rehearse(wanted, target, gateway, watcher)
             finally:
