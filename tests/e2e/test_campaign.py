@@ -5,11 +5,9 @@ A short form runs always. The whole campaign: PROVISION_CAMPAIGN=300 pytest -s t
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -19,6 +17,7 @@ from textwrap import dedent
 
 import pytest
 from commands import plain_environment, target_environment
+from forks import FORKS, command
 from proxy import FAULTS, Proxy
 from shapes import BIGINT, GRANT, ROWS
 
@@ -28,16 +27,6 @@ from provision.local.stack import Stack
 ROUNDS = int(os.environ.get("PROVISION_CAMPAIGN", "10"))
 SEED = int(os.environ.get("PROVISION_CAMPAIGN_SEED", "20260601"))
 Sql = Callable[[Stack, str], str]
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    [
-        "provision.cli",
-        "provision.seeding",
-        "provision.removing",
-        "provision.gateway.supabase",
-        "provision.gateway.removal",
-    ]
-)
 KILLS = ("kill before", "kill after the commit", "interrupt", "terminate")
 STOPPED = {105, 106, -signal.SIGKILL}
 
@@ -55,23 +44,6 @@ def target(local_cache: Path, sql: Sql) -> Iterator[Stack]:
 def rows(stack: Stack, sql: Sql) -> list[str]:
     union = " union all ".join(sql(stack, ROWS).splitlines())
     return sorted(sql(stack, f"select t || r from ({union}) x").splitlines())
-
-
-def command(arguments: list[str], folder: str, variables: dict[str, str], log: str) -> None:
-    """The real command, in a process that has its modules already."""
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(variables)
-    with Path(log).open("ab", buffering=0) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.argv = ["provision", *arguments]
-    from provision import cli
-
-    try:
-        cli.main()
-    except SystemExit as end:
-        os._exit(int(end.code or 0))
 
 
 @dataclass
