@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from provision import __version__, rundir, saved
+from provision import __version__, aftermath, rundir, saved
 from provision.audit import evidence, thresholds, verdict
 from provision.audit.evidence import Snapshot
 from provision.audit.finding import Status
@@ -81,7 +81,7 @@ def rehearse(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher)
             processes=wanted.processes,
         )
     folder.write_json("results.json", results.to_json())
-    snapshot = _snapshot(gateway, schema, wanted, results, {ticket["id"] for ticket in fresh})
+    snapshot = _snapshot(gateway, schema, wanted, results, {ticket["id"] for ticket in fresh}, watcher)
     folder.write_json("snapshot.json", snapshot.to_json())
     report = saved.judge(run, scenario, wanted.source, results, snapshot, folder)
     saved.save(report, folder, files=wanted.files, out=wanted.out)
@@ -241,12 +241,18 @@ def _words(reply: Reply) -> str:
     return f"HTTP {reply.status}: {reply.detail or reply.body[:300].decode(errors='replace')}"
 
 
-def _snapshot(gateway: Gateway, schema: Schema, wanted: Wanted, results: Results, fresh: set[str]) -> Snapshot:
+def _snapshot(
+    gateway: Gateway, schema: Schema, wanted: Wanted, results: Results, fresh: set[str], watcher: Watcher
+) -> Snapshot:
     """What the database says of the tickets that were fresh, with the rows of those on which a promise broke."""
-    taken = truth.take(gateway, schema, wanted.scenario.truth, wanted.ids)
-    consumed = None if taken.consumed is None else taken.consumed & fresh
-    entries = None if taken.entries is None else {t: n for t, n in taken.entries.items() if t in fresh}
-    snapshot = replace(taken, consumed=consumed, entries=entries)
+
+    def read(only: Collection[str] | None) -> Snapshot:
+        taken = truth.take(gateway, schema, wanted.scenario.truth, wanted.ids, only)
+        consumed = None if taken.consumed is None else taken.consumed & fresh
+        entries = None if taken.entries is None else {t: n for t, n in taken.entries.items() if t in fresh}
+        return replace(taken, consumed=consumed, entries=entries)
+
+    snapshot = aftermath.take(read, results, say=watcher.say)
     cases = evidence.gather(results, snapshot).cases.values()
     broken = [case.ticket for case in cases if case.broken][:BROKEN_SHOWN]
     return replace(snapshot, rows=truth.rows_of(gateway, schema, wanted.scenario.truth, broken))

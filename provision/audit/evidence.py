@@ -22,12 +22,13 @@ _NOT_TAKEN_IN = {Outcome.NOT_SENT, Outcome.BUSY, Outcome.CONFLICT, Outcome.NOT_F
 class Snapshot:
     """What the database says of the run's tickets: the ids that count as consumed, how many entries each id has, and
     for tickets of interest the rows themselves, and when each id was scanned (ISO 8601). None where the scenario names
-    no such table or column."""
+    no such table or column. `unsettled` are the ids of which requests without a reply may still change something."""
 
     consumed: frozenset[str] | None
     entries: Mapping[str, int] | None
     rows: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
     scanned_at: Mapping[str, str] | None = None
+    unsettled: frozenset[str] = frozenset()
 
     def stored(self, ticket: str) -> int:
         """How many admissions of a ticket the database holds."""
@@ -37,7 +38,7 @@ class Snapshot:
 
     def disagrees(self, ticket: str) -> bool:
         """Whether the ticket is consumed without an entry or entered without being consumed."""
-        if self.consumed is None or self.entries is None:
+        if self.consumed is None or self.entries is None or ticket in self.unsettled:
             return False
         return (ticket in self.consumed) != (self.entries.get(ticket, 0) > 0)
 
@@ -54,13 +55,18 @@ class Snapshot:
             "entries": None if self.entries is None else dict(self.entries),
             "rows": dict(self.rows),
             "scanned_at": None if self.scanned_at is None else dict(self.scanned_at),
+            "unsettled": sorted(self.unsettled),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Snapshot:
         consumed = data["consumed"]
         return cls(
-            None if consumed is None else frozenset(consumed), data["entries"], data["rows"], data.get("scanned_at")
+            None if consumed is None else frozenset(consumed),
+            data["entries"],
+            data["rows"],
+            data.get("scanned_at"),
+            frozenset(data.get("unsettled", ())),
         )
 
 

@@ -3,39 +3,50 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from provision.audit.evidence import Snapshot
 from provision.errors import ScenarioError
 from provision.fixtures.ids import Range
 from provision.fixtures.schema import Schema
-from provision.gateway import Filter, Gateway, within
+from provision.gateway import Filter, Gateway, Row, settling, within
 from provision.load.spec import Evidence, Truth
 from provision.yamlfile import unknown
 
-
-def take(gateway: Gateway, schema: Schema, truth: Truth, ids: Range) -> Snapshot:
-    """Who was let in, of the tickets in `ids`."""
-    consumed = None if truth.consumed is None else frozenset(_tickets(gateway, schema, truth.consumed, ids))
-    entries = None if truth.entries is None else Counter(_tickets(gateway, schema, truth.entries, ids))
-    return Snapshot(consumed, entries, scanned_at=_scanned_at(gateway, schema, truth.dated, ids))
+FEW = 1000
+"""Up to so many tickets are asked for by name."""
 
 
-def _tickets(gateway: Gateway, schema: Schema, evidence: Evidence, ids: Range) -> Iterable[str]:
-    """The ticket of each row that counts."""
-    where = [*within(evidence.ticket, ids), *conditions(evidence.where)]
-    rows = gateway.select(evidence.table, [evidence.ticket], where, key=_key(schema, evidence))
-    return (str(row[evidence.ticket]) for row in rows)
+def take(gateway: Gateway, schema: Schema, truth: Truth, ids: Range, only: Collection[str] | None = None) -> Snapshot:
+    """Who was let in, of the tickets in `ids`, or of those that are named `only`."""
+
+    def rows(evidence: Evidence, *columns: str) -> Iterator[Row]:
+        """The rows that count."""
+        for some in _selections(evidence.ticket, ids, only):
+            where = [*some, *conditions(evidence.where)]
+            yield from gateway.select(evidence.table, [evidence.ticket, *columns], where, key=_key(schema, evidence))
+
+    def tickets(evidence: Evidence) -> Iterator[str]:
+        return (str(row[evidence.ticket]) for row in rows(evidence))
+
+    def scanned_at(evidence: Evidence, column: str) -> dict[str, str]:
+        return {str(row[evidence.ticket]): row[column] for row in rows(evidence, column) if row[column]}
+
+    consumed = None if truth.consumed is None else frozenset(tickets(truth.consumed))
+    entries = None if truth.entries is None else Counter(tickets(truth.entries))
+    dated = truth.dated and truth.dated.scanned_at
+    return Snapshot(consumed, entries, scanned_at=scanned_at(truth.dated, dated) if truth.dated and dated else None)
 
 
-def _scanned_at(gateway: Gateway, schema: Schema, evidence: Evidence | None, ids: Range) -> dict[str, str] | None:
-    """When the database says that each ticket was scanned; None when the scenario does not say where that stands."""
-    if evidence is None or evidence.scanned_at is None:
-        return None
-    where = [*within(evidence.ticket, ids), *conditions(evidence.where)]
-    rows = gateway.select(evidence.table, [evidence.ticket, evidence.scanned_at], where, key=_key(schema, evidence))
-    return {str(row[evidence.ticket]): row[evidence.scanned_at] for row in rows if row[evidence.scanned_at]}
+def _selections(column: str, ids: Range, only: Collection[str] | None) -> Iterator[Sequence[Filter]]:
+    """The conditions whose rows together are those of all tickets, or of a few."""
+    if only is None or len(only) > FEW:
+        yield within(column, ids)
+        return
+    named = list(only)
+    for start in range(0, len(named), settling.CHUNK):
+        yield (Filter(column, "in", named[start : start + settling.CHUNK]),)
 
 
 def rows_of(gateway: Gateway, schema: Schema, truth: Truth, tickets: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
