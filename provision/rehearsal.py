@@ -225,7 +225,7 @@ def check_canary(answers: list[tuple[Outcome, Reply]]) -> None:
     """Raise, in the API's own words, when the first scans show that the scenario or the target is not set up right."""
     for (outcome, reply), what in zip(answers, ("a fresh ticket", "the same ticket", "no ticket at all"), strict=False):
         words = f"The canary scan of {what} was answered with {_words(reply)}"
-        if outcome is Outcome.NOT_SENT:
+        if outcome in {Outcome.NOT_SENT, Outcome.STARVED}:
             raise Unreachable(f"The canary scan was not sent: {reply.detail}.", hint="Check SUPABASE_URL.")
         if outcome is Outcome.UNAUTHORISED:
             raise Refused(f"{words}.", hint="Check the key and the function's GRANTs.")

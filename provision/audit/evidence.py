@@ -14,7 +14,14 @@ from provision.load.results import CANARY, NO_TICKET, Record, Results, Round
 
 OVERLAP_SHARE = 0.5
 _TAKEN_IN = {Outcome.ADMITTED, Outcome.ALREADY_USED}
-_NOT_TAKEN_IN = {Outcome.NOT_SENT, Outcome.BUSY, Outcome.CONFLICT, Outcome.NOT_FOUND, Outcome.REFUSED}
+_NOT_TAKEN_IN = {
+    Outcome.NOT_SENT,
+    Outcome.STARVED,
+    Outcome.BUSY,
+    Outcome.CONFLICT,
+    Outcome.NOT_FOUND,
+    Outcome.REFUSED,
+}
 """Of offline scans: what was taken in and what was not; of the rest the reply does not tell."""
 
 

@@ -14,7 +14,7 @@ from functools import cache
 from itertools import accumulate, pairwise
 
 from provision.load.histogram import Histogram
-from provision.load.outcomes import FAILURES, OUTCOMES, Outcome
+from provision.load.outcomes import COMPLETE, FAILURES, Outcome
 from provision.load.results import Results
 from provision.load.tally import Kind, Tally
 
@@ -243,14 +243,14 @@ class Metrics:
             for number, part in enumerate(self._results.parts)
             if part.measured and wanted in {None, part.name}
         }
-        outcomes = [o for o in OUTCOMES if tags.get("outcome") in {None, str(o)}]
+        outcomes = [o for o in COMPLETE if tags.get("outcome") in {None, str(o)}]
         kinds = frozenset((part, outcome) for part in parts for outcome in outcomes)
         return Selection(self._tally, self._results, kinds, frozenset(parts.values()))
 
     def outcomes(self, scenario: str | None = None) -> dict[str, int]:
         """How often each outcome was heard, the frequent ones first."""
         chosen = self._select({"scenario": scenario} if scenario else {})
-        counts = {str(outcome): chosen.outcomes(outcome).count for outcome in OUTCOMES}
+        counts = {str(outcome): chosen.outcomes(outcome).count for outcome in COMPLETE}
         counts = {outcome: count for outcome, count in counts.items() if count}
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
 

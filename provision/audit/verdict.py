@@ -61,6 +61,7 @@ def _promises(evidence: Evidence, contention: Contention) -> tuple[Finding, ...]
         promises.none_unexpected(evidence),
         promises.database_agrees(evidence),
         promises.settled(evidence),
+        conduct.not_starved(evidence),
         conduct.all_classified(evidence),
         conduct.contended(evidence, contention),
         conduct.released(evidence),

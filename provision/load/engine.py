@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import uvloop
 
-from provision.load import race, spec
+from provision.load import descriptors, race, spec
 from provision.load.course import Course, frozen_garbage
 from provision.load.executors import ConstantVus, OpenModel
 from provision.load.http import Reply
@@ -48,9 +48,10 @@ def run(
 ) -> Results:
     """Carry out the job; `journal` receives the records as they come, `check_canary` may raise to stop before the load.
 
-    The first SIGINT or SIGTERM ends it in order (in-flight requests are awaited), the second at once. OSError when the
-    journal cannot be written.
+    The first SIGINT or SIGTERM ends it in order (in-flight requests are awaited), the second at once. ConfigError when
+    it may not open enough connections, OSError when the journal cannot be written.
     """
+    descriptors.make_room(job.scenario, processes)
     return uvloop.run(_Run(job, Ledger(journal, live=abort is not None), watch, abort, processes).run(check_canary))
 
 
@@ -82,7 +83,9 @@ class _Run:
                 finally:
                     self._flush()
                 others = await self._load()
-                return self._results([self.course.summary(), *others], self.ledger.close(), pool.used)
+                summaries = [self.course.summary(), *others]
+                self.session.close()  # the journal is mapped by a descriptor of its own
+                return self._results(summaries, self.ledger.close(), pool.used)
         finally:
             self.session.close()
             pool.close()

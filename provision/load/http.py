@@ -24,6 +24,7 @@ class Fault(StrEnum):
     """Why there is no complete reply."""
 
     NOT_SENT = "not_sent"  # nothing of the request reached a server: refused, DNS, TLS, connect time-out
+    STARVED = "starved"  # not sent either, since this machine had no descriptor, port or buffer for a connection
     TIMEOUT = "timeout"  # sent, no complete reply in time
     RESET = "reset"  # sent, connection closed or reset before a complete reply
     MALFORMED = "malformed"  # sent, the answer is not HTTP

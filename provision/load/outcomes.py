@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class Outcome(StrEnum):
-    """The third outcome, `unknown`, is a request that was sent and whose effect the reply does not tell."""
+    """The third outcome, `unknown`, is a request that was sent and whose effect the reply does not tell; `starved` is
+    one that our own machine had no connection for, so that it says nothing of the server."""
 
     ADMITTED = "admitted"
     ALREADY_USED = "already_used"
@@ -31,13 +32,16 @@ class Outcome(StrEnum):
     NOT_SENT = "not_sent"
     UNKNOWN = "unknown"
     UNCLASSIFIED = "unclassified"
+    STARVED = "starved"
 
 
 OUTCOMES = tuple(Outcome)
 NUMBER = {outcome: number for number, outcome in enumerate(OUTCOMES)}
-NAMEABLE = frozenset(str(o) for o in OUTCOMES) - {"not_sent", "unknown", "unclassified"}
+COMPLETE = tuple(outcome for outcome in OUTCOMES if outcome is not Outcome.STARVED)
+"""The outcomes that say something of the server; no metric knows the others."""
+NAMEABLE = frozenset(map(str, COMPLETE)) - {"not_sent", "unknown", "unclassified"}
 """The outcomes that a scenario file may name; the others follow from the wire."""
-FAILURES = frozenset(OUTCOMES) - {Outcome.ADMITTED, Outcome.ALREADY_USED, Outcome.BUSY, Outcome.CONFLICT}
+FAILURES = frozenset(COMPLETE) - {Outcome.ADMITTED, Outcome.ALREADY_USED, Outcome.BUSY, Outcome.CONFLICT}
 """The outcomes that count as errors of the rehearsal: our tickets exist and our key is right."""
 
 BY_CODE: Mapping[str, Outcome] = {
@@ -69,6 +73,7 @@ BY_STATUS: Mapping[int, Outcome] = {
     **dict.fromkeys(range(520, 528), Outcome.UNKNOWN),
 }
 
+_BY_FAULT: Mapping[str, Outcome] = {"not_sent": Outcome.NOT_SENT, "starved": Outcome.STARVED}
 _NOTHING = object()
 Matcher = Callable[[int, Any], bool]
 Classifier = Callable[["Reply"], Outcome]
@@ -84,7 +89,7 @@ def classifier(rules: Mapping[str, Rule | Sequence[Rule]]) -> Classifier:
 
     def classify(reply: Reply) -> Outcome:
         if reply.fault is not None:
-            return Outcome.NOT_SENT if reply.fault == "not_sent" else Outcome.UNKNOWN
+            return _BY_FAULT.get(reply.fault, Outcome.UNKNOWN)
         value = decode(reply.body)
         for outcome, matches in matchers:
             if matches(reply.status, value):

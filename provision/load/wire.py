@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import select
 import socket
@@ -37,7 +38,8 @@ _REASONS: dict[type[Exception], str] = {
     TimeoutError: "connect timed out",
     ConnectionError: "connection closed while connecting",
 }
-
+OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
+"""What this machine, not the server, says when it has no connection to give."""
 
 Done = Callable[[Reply], None]
 _heads: dict[bytes, tuple[int, int]] = {}
@@ -45,7 +47,12 @@ _heads: dict[bytes, tuple[int, int]] = {}
 
 
 class ConnectFailed(Exception):
-    """No connection, and why in a few words; not for users: it ends as a Reply, or as Unreachable at the edge."""
+    """No connection, and why in a few words; not for users: it ends as a Reply, or as Unreachable at the edge. `fault`
+    says whether it was our own machine that had none to give."""
+
+    def __init__(self, why: str, fault: Fault = Fault.NOT_SENT) -> None:
+        super().__init__(why)
+        self.fault = fault
 
 
 class Connection(asyncio.Protocol):
@@ -114,7 +121,7 @@ class Connection(asyncio.Protocol):
                 handshaking = await self._attach(sock)
         except (OSError, ValueError) as error:
             self._addresses = []
-            raise ConnectFailed(reason(error)) from None
+            raise ConnectFailed(reason(error), Fault.STARVED if _is_ours(error) else Fault.NOT_SENT) from None
         self._waited = (connecting, handshaking)
         self.connects += 1
         self.connecting_ns += connecting
@@ -136,7 +143,7 @@ class Connection(asyncio.Protocol):
                     await loop.sock_connect(sock, entry[4])
             except OSError as error:
                 sock.close()
-                refusal = error
+                refusal = refusal if _is_ours(error) and refusal.errno else error  # what the server said counts
             except BaseException:
                 sock.close()
                 raise
@@ -201,7 +208,7 @@ class Connection(asyncio.Protocol):
             await self._open()
         except ConnectFailed as error:
             self._task = None
-            self._fail(Fault.NOT_SENT, str(error))
+            self._fail(error.fault, str(error))
             return
         self._task = None
         if self._transport is None or not self._start(request, request):
@@ -465,6 +472,11 @@ def _is_framed(head: bytes) -> bool:
     while head[9:10] == b"1":  # interim replies
         head = head.partition(b"\r\n\r\n")[2]
     return _FRAMED.search(head.partition(b"\r\n\r\n")[0] + b"\r\n") is not None
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether it was this machine that had no connection to give."""
+    return isinstance(error, OSError) and error.errno in OUR_OWN
 
 
 def reason(error: Exception) -> str:

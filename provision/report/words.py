@@ -131,6 +131,8 @@ _ADVICE: Mapping[str, str] = {
     "none-lost": "Answer success only after the write: look for an exception handler or a rolled-back block after it.",
     "none-unexpected": "Look for code that uses tickets without answering success, and at the outcome rules.",
     "database-agrees": "Write the ticket and its entry in one transaction, so that both are there or neither.",
+    "not-starved": "Allow more open files (ulimit -n), or let connections live: each one that is closed keeps its port "
+    "for a minute.",
     "settled": "Let the server come to rest, give it a longer gracefulStop or request.timeout, and rehearse again.",
     "all-classified": "Add an outcome rule for that reply to the scenario file, or mend what sent it.",
     "contended": "Give the API's pool more than one database connection and more than one worker, then run again.",

@@ -514,3 +514,15 @@ def test_a_limit_inside_the_interval_is_said() -> None:
     ]
     assert "95 % interval" in found[0]
     assert "another run could go the other way" in found[0]
+
+
+def test_requests_that_this_machine_had_no_connection_for_are_no_errors_of_the_servers() -> None:
+    history = good()
+    for number in range(3):
+        history.ask("starved", 70 + number, status=0)
+    history.samples = [Sample("starved", 0, "Too many open files", 3)]
+    judged = verdict(history, ("scan_errors", "rate<0.001"), ("http_req_failed", "rate<0.001"))
+    assert judged.status is Status.INCONCLUSIVE
+    assert "3 requests were not sent, since this machine had no connection for them: Too many open files." in (
+        judged.headline
+    )

@@ -3,10 +3,12 @@
 import gc
 import mmap
 import os
+import resource
 import signal
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -22,19 +24,21 @@ from provision.audit.evidence import Snapshot
 from provision.audit.finding import Status
 from provision.audit.metrics import Metrics
 from provision.audit.verdict import judge
-from provision.errors import ProvisionError, ScenarioError, Unreachable
+from provision.errors import ConfigError, ProvisionError, ScenarioError, Unreachable
 from provision.fixtures.ids import row_id
 from provision.load import engine, spec
 from provision.load.engine import Progress
 from provision.load.http import Origin
+from provision.load.ledger import Ledger
 from provision.load.offline import scanned_at
 from provision.load.outcomes import classifier
 from provision.load.overtaking import SlowRead
 from provision.load.request import Template
-from provision.load.results import Results
+from provision.load.results import Journal, Results
 from provision.load.session import Job
 from provision.load.spec import Limit
 from provision.load.tally import Tally
+from provision.load.wire import Connection
 from provision.rehearsal import check_canary
 
 TICKETS = [row_id("r", 1, n) for n in range(400)]
@@ -415,6 +419,57 @@ def test_a_file_as_journal_is_read_back_without_copying_it(tmp_path: Path) -> No
     assert (tmp_path / "results.bin").read_bytes() == results.journal[:]
     assert len(list(results.records())) == 3 + 15
     assert Results.from_json(results.to_json(), results.journal[:]).to_json() == results.to_json()
+
+
+@pytest.fixture
+def few_descriptors() -> Iterator[int]:
+    """Leaves this process hardly a descriptor more than it has."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = len(os.listdir("/dev/fd")) + 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, before[1]))
+    yield few
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+CROWD = {"crowd": {"executor": "per-vu-iterations", "vus": 40, "iterations": 1}}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_soft_limit_of_descriptors_is_raised_to_what_the_load_needs(
+    processes: int, few_descriptors: int, tmp_path: Path
+) -> None:
+    with gates.serving(gates.racy, TICKETS) as gate, (tmp_path / "results.bin").open("w+b") as file:
+        results = run(job(gate, CROWD), file, processes=processes)
+    assert outcomes(results, "crowd") == {"admitted": 40}
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > few_descriptors
+
+
+def test_too_low_a_hard_limit_of_descriptors_is_refused_before_the_first_request(
+    few_descriptors: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (few_descriptors, few_descriptors))
+    with gates.serving(gates.racy, TICKETS) as gate:
+        with pytest.raises(ConfigError, match=rf"needs \d+ file descriptors, .* may open {few_descriptors}") as refused:
+            run(job(gate, CROWD))
+        assert gate.seen == []
+    assert "ulimit -n" in refused.value.hint
+
+
+def test_connections_are_closed_before_the_journal_takes_its_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_the_end: list[bool] = []
+
+    def close(ledger: Ledger) -> Journal:
+        gone = [c for c in gc.get_objects() if isinstance(c, Connection) and c.origin.port == gate.port]
+        at_the_end.append(bool(gone) and all(connection._transport is None for connection in gone))
+        return real(ledger)
+
+    real = Ledger.close
+    monkeypatch.setattr(Ledger, "close", close)
+    with gates.serving(gates.racy, TICKETS) as gate, (tmp_path / "results.bin").open("w+b") as file:
+        run(job(gate, ONCE), file)
+    assert at_the_end == [True]
 
 
 def test_active_vus_are_counted_every_second() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -562,6 +564,36 @@ def test_host_that_does_not_resolve_is_not_sent(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     outcome = asyncio.run(fault_of("http://nowhere.invalid"))
     assert outcome == (Fault.NOT_SENT, "the host name does not resolve", 0)
+
+
+async def refused_by(monkeypatch: pytest.MonkeyPatch, *errors: OSError) -> tuple[Any, str, int]:
+    """What becomes of a request whose connects to a few addresses end in these errors."""
+    left = list(errors)
+
+    async def connect(*_: Any) -> None:
+        raise left.pop(0)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", connect)
+    asker = Asker(Connection(Origin.parse("http://127.0.0.1:1")))
+    asker.connection._addresses = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))] * len(errors)
+    reply = await asker()
+    asker.connection.close()
+    return reply.fault, reply.detail, reply.sent
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EADDRNOTAVAIL])
+def test_a_machine_without_a_descriptor_or_port_starves_the_request(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = OSError(number, os.strerror(number))
+    assert asyncio.run(refused_by(monkeypatch, error)) == (Fault.STARVED, os.strerror(number), 0)
+
+
+def test_a_refusal_by_the_server_counts_more_than_an_address_that_this_machine_cannot_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    errors = ConnectionRefusedError(errno.ECONNREFUSED, "refused"), OSError(errno.EADDRNOTAVAIL, "cannot assign")
+    assert asyncio.run(refused_by(monkeypatch, *errors)) == (Fault.NOT_SENT, "connection refused", 0)
 
 
 def test_host_that_cannot_be_a_name_is_not_sent(run: Run) -> None:
