@@ -55,9 +55,10 @@ class StrictModel(BaseModel):
 
 def unknown(kind: str, word: Any, valid: Iterable[str]) -> str:
     """`unknown key 'vuss'; did you mean 'vus'?`, with all valid words when none is near."""
-    words = sorted(valid)
-    near = difflib.get_close_matches(str(word), words, n=1)
-    return f"unknown {kind} {word!r}; " + (f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(words)}")
+    words = {valid_word.lower(): valid_word for valid_word in sorted(valid)}
+    near = difflib.get_close_matches(str(word).strip().lower(), words, n=1)
+    meant = f"did you mean {words[near[0]]!r}?" if near else f"valid: {', '.join(sorted(valid))}"
+    return f"unknown {kind} {word!r}; {meant}"
 
 
 class _Loader(yaml.SafeLoader):

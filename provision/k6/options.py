@@ -7,13 +7,11 @@ k6's shortcuts at the top are taken as k6 takes them, as a scenario named `defau
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from provision import yamlfile
 from provision.errors import ScenarioError
-from provision.load.spec import Executor, Limit, Scenario
+from provision.load.spec import Parts, Scenario, Thresholds
 from provision.yamlfile import Document, StrictModel
 
 IGNORED = frozenset({"cloud", "ext", "summaryTrendStats", "summaryTimeUnit", "noUsageReport"})
@@ -24,8 +22,8 @@ _SHORTCUTS = {"duration": "constant-vus", "stages": "ramping-vus", "iterations":
 
 
 class _Options(StrictModel):
-    scenarios: Annotated[dict[str, Executor], Field(min_length=1)]
-    thresholds: dict[str, list[str | Limit] | str] | None = None
+    scenarios: Parts
+    thresholds: Thresholds | None = None
 
 
 def apply(scenario: Scenario, path: Path, text: str) -> Scenario:

@@ -16,6 +16,7 @@ import uvloop
 from provision.load import descriptors, race, spec
 from provision.load.course import Course, frozen_garbage
 from provision.load.executors import ConstantVus, OpenModel
+from provision.load.guard import guarded
 from provision.load.http import Reply
 from provision.load.ledger import Ledger
 from provision.load.outcomes import Outcome
@@ -76,7 +77,7 @@ class _Run:
         self.session = Session(self.job, pool, Share(0, self.processes))
         self.course = Course(self.session)
         try:
-            with _signals(self.session):
+            with _signals(self.session), guarded(self.session):
                 await race.warm_up(self.session)
                 try:
                     check_canary(await _canary(self.session))

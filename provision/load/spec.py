@@ -8,13 +8,22 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    model_validator,
+)
 
 from provision import yamlfile
 from provision.errors import ScenarioError
 from provision.load import executors, overtaking, schedule
 from provision.load.executors import ClosedModel, ConstantArrivalRate, ConstantVus, Count, Duration, OpenModel
 from provision.load.outcomes import NAMEABLE
+from provision.load.results import CANARY
 from provision.yamlfile import StrictModel, unknown
 
 
@@ -111,6 +120,30 @@ AnyExecutor = ClosedModel | OpenModel | Race
 Executor = Annotated[AnyExecutor, Field(discriminator="executor")]
 
 
+def _form(value: Any) -> str:
+    """Which form a threshold, or a metric's thresholds, are written in, so that an error speaks of that form."""
+    return "text" if isinstance(value, str) else "long" if isinstance(value, dict | Limit) else "list"
+
+
+Written = Annotated[Annotated[str, Tag("text")] | Annotated[Limit, Tag("long")], Discriminator(_form)]
+_Several = Annotated[list[Written], Tag("list")]
+_One = Annotated[str, Tag("text")]
+Thresholds = dict[str, Annotated[_Several | _One, Discriminator(_form)]]
+"""Of each metric, in k6's short or long form."""
+
+
+def _part_name(value: str) -> str:
+    if not re.fullmatch(r"[0-9A-Za-z_-]+", value):
+        raise ValueError(f"{value!r} is no name; use letters, digits, _ and -, as in k6")
+    if value == CANARY:
+        raise ValueError(f"{value!r} is what the first scans are called; choose another name")
+    return value
+
+
+Parts = Annotated[dict[Annotated[str, AfterValidator(_part_name)], Executor], Field(min_length=1)]
+"""What a file's `scenarios` are: executors by name."""
+
+
 def _winners(value: Any) -> Any:
     """1, or N of `<=N`."""
     match = re.fullmatch(r"<=\s*([1-9]\d*)", value) if isinstance(value, str) else None
@@ -142,9 +175,9 @@ class Scenario(StrictModel):
     truth: Truth
     winners: Annotated[int, BeforeValidator(_winners), PlainSerializer(_winners_text)] = 1
     promise: Literal["winners", "idempotent", "first-scan-wins"] = "winners"
-    scenarios: Annotated[dict[str, Executor], Field(min_length=1)]
+    scenarios: Parts
     tickets: Literal["once", "reuse"] = "once"
-    thresholds: dict[str, list[str | Limit] | str] = Field(default_factory=dict)
+    thresholds: Thresholds = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _outcomes(self) -> Scenario:

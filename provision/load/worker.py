@@ -13,6 +13,7 @@ from typing import Any
 import uvloop
 
 from provision.load.course import Course, frozen_garbage
+from provision.load.guard import guarded
 from provision.load.outcomes import classifier
 from provision.load.pool import Pool
 from provision.load.results import CANARY
@@ -81,7 +82,7 @@ async def _work(reader: asyncio.StreamReader, home: _Home) -> None:
     course = Course(session)
     try:
         await course.prepare()
-        with frozen_garbage():
+        with frozen_garbage(), guarded(session):
             home.send(READY)
             session.start = int.from_bytes((await read_frame(reader))[1], "little")
             listener = asyncio.create_task(_listen(reader, session))

@@ -3,6 +3,7 @@
 import gc
 import mmap
 import os
+import pickle
 import resource
 import signal
 import sys
@@ -28,10 +29,10 @@ from provision.errors import ConfigError, ProvisionError, ScenarioError, Unreach
 from provision.fixtures.ids import row_id
 from provision.load import engine, spec
 from provision.load.engine import Progress
-from provision.load.http import Origin
+from provision.load.http import Origin, Reply
 from provision.load.ledger import Ledger
 from provision.load.offline import scanned_at
-from provision.load.outcomes import classifier
+from provision.load.outcomes import Outcome, classifier
 from provision.load.overtaking import SlowRead
 from provision.load.request import Template
 from provision.load.results import Journal, Results
@@ -419,6 +420,32 @@ def test_a_file_as_journal_is_read_back_without_copying_it(tmp_path: Path) -> No
     assert (tmp_path / "results.bin").read_bytes() == results.journal[:]
     assert len(list(results.records())) == 3 + 15
     assert Results.from_json(results.to_json(), results.journal[:]).to_json() == results.to_json()
+
+
+def test_an_error_in_a_call_back_ends_the_run_instead_of_a_wait_without_end() -> None:
+    class Planted(Exception):
+        pass
+
+    def classify(reply: Reply) -> Outcome:
+        if len(gate.seen) > 10:
+            raise Planted
+        return named(reply)
+
+    forever = {"burst": {**BURST["burst"], "duration": "1h", "gracefulStop": "1h"}}
+    with gates.serving(gates.racy, TICKETS) as gate:
+        wanted = job(gate, forever)
+        named = wanted.classify
+        with pytest.raises(Planted):
+            run(replace(wanted, classify=classify))
+
+
+def test_an_error_in_a_workers_call_back_ends_the_run_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    dumps = pickle.dumps
+    monkeypatch.setattr(pickle, "dumps", lambda order: dumps(order._replace(began=1 << 80)))
+    forever = {"burst": {**BURST["burst"], "duration": "1h"}}
+    with gates.serving(gates.racy, TICKETS) as gate:
+        with pytest.raises(RuntimeError, match=r"a worker process failed:\n(.|\n)*struct\.error"):
+            run(job(gate, forever), processes=2)
 
 
 @pytest.fixture

@@ -68,6 +68,18 @@ def test_a_duration_written_out_reads_back_the_same(milliseconds: int) -> None:
         (("name: scanner-burst", "name: ../escape"), r"s.yaml:\d+: name: "),
         (("scan_errors:", "scan_duration:"), r"s.yaml:\d+: key 'scan_duration' stands here twice"),
         (("request:", "request: ["), r"s.yaml:\d+: "),
+        (
+            ('["p(95)<200"]', '[{threshold: "p(95)<200", abortOnFail: "yes"}]'),
+            r"s.yaml:\d+: thresholds.scan_duration.0.abortOnFail: Input should be a valid boolean",
+        ),
+        (
+            ('["p(95)<200"]', '[{threshold: "p(95)<200", abortOnfail: true}]'),
+            r"s.yaml:\d+: thresholds.scan_duration.0.abortOnfail: unknown key .*; did you mean 'abortOnFail'",
+        ),
+        (('["p(95)<200"]', "[{abortOnFail: true}]"), r"thresholds.scan_duration.0: the key 'threshold' is missing"),
+        (('["p(95)<200"]', "[95]"), r"s.yaml:\d+: thresholds.scan_duration.0: .*(text|string|tag)"),
+        (("  scanner_burst:", "  'my burst':"), r"s.yaml:\d+: scenarios.my burst: 'my burst' is no name; use letters"),
+        (("  scanner_burst:", "  canary:"), r"s.yaml:\d+: scenarios.canary: 'canary' is what the first scans are"),
     ],
 )
 def test_what_is_wrong_is_named_with_file_line_and_key(change: tuple[str, str], words: str) -> None:
