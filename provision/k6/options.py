@@ -29,13 +29,18 @@ class _Options(StrictModel):
 def apply(scenario: Scenario, path: Path, text: str) -> Scenario:
     """The scenario with the executors and, where there are any, the thresholds of a k6 configuration; ScenarioError
     names what cannot be taken over, and its line."""
-    document = yamlfile.parse(path, text.replace("\t", " "), ScenarioError)
-    data = document.data
+    parsed = document(path, text)
+    data = parsed.data
     if isinstance(data, dict):
         data = _scenarios({key: value for key, value in data.items() if key not in IGNORED})
-    options = yamlfile.validate(Document(path, data, document.lines), _Options, ScenarioError)
+    options = yamlfile.validate(Document(path, data, parsed.lines), _Options, ScenarioError)
     thresholds = scenario.thresholds if options.thresholds is None else options.thresholds
     return scenario.model_copy(update={"scenarios": options.scenarios, "thresholds": thresholds})
+
+
+def document(path: Path, text: str) -> Document:
+    """A k6 configuration with the lines of its keys."""
+    return yamlfile.parse(path, text.replace("\t", " "), ScenarioError)
 
 
 def _scenarios(data: dict[str, Any]) -> dict[str, Any]:
