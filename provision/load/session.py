@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -198,9 +198,11 @@ class Session:
             connection.abort("interrupted")
 
     def close(self) -> None:
-        for connection in self.connections:
-            connection.close()
-        self.timer.close()
+        """Close everything, also when the end of a request in flight makes a call-back raise."""
+        with ExitStack() as open_ones:
+            open_ones.callback(self.timer.close)
+            for connection in self.connections:
+                open_ones.callback(connection.close)
 
 
 async def first_of(*events: asyncio.Event) -> None:
