@@ -247,9 +247,8 @@ def _snapshot(gateway: Gateway, schema: Schema, wanted: Wanted, results: Results
     consumed = None if taken.consumed is None else taken.consumed & fresh
     entries = None if taken.entries is None else {t: n for t, n in taken.entries.items() if t in fresh}
     snapshot = replace(taken, consumed=consumed, entries=entries)
-    cases = evidence.gather(results, snapshot).cases.values()
-    broken = [case.ticket for case in cases if case.broken][:BROKEN_SHOWN]
-    return replace(snapshot, rows=truth.rows_of(gateway, schema, wanted.scenario.truth, broken))
+    broken = [case.ticket for case in evidence.gather(results, snapshot).having(lambda case: case.broken)]
+    return replace(snapshot, rows=truth.rows_of(gateway, schema, wanted.scenario.truth, broken[:BROKEN_SHOWN]))
 
 
 def _about(wanted: Wanted, target: Target) -> dict[str, Any]:

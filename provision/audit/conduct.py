@@ -125,7 +125,7 @@ def run_complete(evidence: Evidence) -> Finding:
         text = f"Tickets ran out in {', '.join(results.exhausted)}; seed more of them."
         return Finding("complete", Status.INCONCLUSIVE, text)
     if dropped := sum(
-        results.dropped.get(part.name, 0) for part in results.parts if part.executor.endswith("-iterations")
+        results.dropped.get(part.name, 0) for part in results.parts if part.executor.endswith(("-iterations", "race"))
     ):
         text = f"{dropped:,} iterations found no time within maxDuration and were dropped."
         return Finding("complete", Status.INCONCLUSIVE, text)

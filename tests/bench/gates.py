@@ -171,20 +171,21 @@ def _detection_line(row: Row) -> str:
     return f"| {row['gate']} | {kind} | {right} | {row['rounds']:,} | {row['slowest']:.1f} s | {k6} |"
 
 
-def pools(save: Save, runs: int, rounds: int) -> list[Row]:
+def pools(save: Save, runs: int, rounds: int, sizes: list[int]) -> list[Row]:
     """One row a pool: what the tool took it for in each run of a correct gate that never answers busy, and its
     verdict."""
     gate = local.gates()["guarded-update"]
     found: list[Row] = []
     print("| pool | requests at once, at least (runs) | exit codes (runs) | release |\n|---|---|---|---|")
     with _stack():
-        for pool in POOLS:
+        for pool in sizes:
             with (
                 local.lease(STACK, gate=gate.name, pool=pool) as running,
                 _night(running, _scenario(gate, rounds), "--tickets", str(runs * (rounds + BESIDES))) as night,
             ):
                 tried = [night.race() for _ in range(runs)]
-            shown = {"estimates": [one["concurrency"] for one in tried], "codes": [one["code"] for one in tried]}
+            estimates = [one["concurrency"] or f"unknown: {one['unprobed']}" for one in tried]
+            shown = {"estimates": estimates, "codes": [one["code"] for one in tried]}
             found.append({"pool": pool, **shown, "release": tried[0]["release"]})
             save(found)
             cells = [", ".join(f"{value} ({n})" for value, n in Counter(each).items()) for each in shown.values()]

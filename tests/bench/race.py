@@ -25,7 +25,7 @@ from pathlib import Path
 
 import uvloop
 from arrivals import Arrival
-from gates import Row, Save, detection, pace, pools, run_k6
+from gates import POOLS, Row, Save, detection, pace, pools, run_k6
 
 from provision.load.channel import open_channel
 from provision.load.http import Origin, request_bytes, request_head
@@ -159,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     three = commands.add_parser("pools")
     three.add_argument("--runs", type=int, default=20)
     three.add_argument("--rounds", type=int, default=5)
+    three.add_argument("--sizes", nargs="*", type=int, default=POOLS)
     four = commands.add_parser("pace")
     four.add_argument("--runs", type=int, default=3)
     return parser

@@ -46,6 +46,16 @@ def test_two_winners_in_the_replies_fail_and_are_named() -> None:
     assert "20.0 ms apart" in judged.headline
 
 
+def test_of_many_tickets_admitted_twice_those_of_races_are_shown_first() -> None:
+    history = good()
+    history.ask("admitted", 3)
+    history.race(70, ["admitted", "busy", "admitted"])
+    history.store(70)
+    broken = finding(history, "one-winner")
+    assert [detail["ticket"] for detail in broken.details] == ["ticket-70", "ticket-3"]
+    assert broken.details[0]["rounds"] == [21]
+
+
 def test_two_admissions_in_the_database_alone_fail() -> None:
     history = good()
     history.store(3)

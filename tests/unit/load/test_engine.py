@@ -174,6 +174,15 @@ def test_a_target_whose_reads_cannot_be_made_slow_is_not_passed_without_other_ev
     assert "Nothing shows that the server worked on two requests at once" in verdict.headline
 
 
+def test_a_race_that_found_no_time_for_all_its_rounds_is_not_passed() -> None:
+    with gates.serving(gates.correct, TICKETS) as gate:
+        results = run(job(gate, {"race": {**RACE["race"], "rounds": 40, "maxDuration": "50ms"}}))
+        verdict = judge(results, snapshot(gate), ())
+    assert results.dropped["race"] == (40 - len(results.rounds)) * RACE["race"]["vus"] > 0
+    assert verdict.status is Status.INCONCLUSIVE
+    assert "iterations found no time within maxDuration" in verdict.headline
+
+
 def test_stop_on_broken_ends_the_race_at_its_first_broken_round() -> None:
     with gates.serving(gates.racy, TICKETS) as gate:
         results = run(job(gate, {"race": {**RACE["race"], "stopOnBroken": True}}))
