@@ -27,7 +27,6 @@ ROWS = 100  # tickets that a slow read goes through at most
 GROUPS = range(3, 10)  # each further group multiplies the splits that the regular expression has to try, by about
 STEP = 5  # …as much as this
 SPARE = 1.3  # how much longer than wanted a read is made
-QUICK = 4  # a search that takes as many times less than another one need not be made harder
 LEAST_NS = 100_000_000  # what a slow read is to take; long enough for the sleep before the scan to be a small part
 SCANS_LONG = 6  # …and at least this many scans
 MOST_NS = 3_000_000_000  # below every statement timeout of Supabase
@@ -87,17 +86,15 @@ async def _climb(ask: Ask, read: SlowRead, wanted: int) -> Calibrated:
     """Make the search harder, beginning with one row, until even the shorter of two times is enough.
 
     Each step is to take at most a few times as long as the one before, so that none of them runs into a time-out
-    whatever the texts are; a column whose search is quick beside another one's is left out.
+    whatever the texts are. All columns are timed again at each: one that was slow once may have met something else.
     """
     most, rows, groups = min(ROWS, len(read.ids)), 1, GROUPS[0]
-    columns = read.columns
     while groups in GROUPS:
-        times = {column: await _time(ask, read.request(column, groups, rows)) for column in columns}
+        times = {column: await _time(ask, read.request(column, groups, rows)) for column in read.columns}
         slowest = max(times, key=lambda column: times[column])
         request, took = read.request(slowest, groups, rows), times[slowest]
         if took >= wanted and (took := min(took, await _time(ask, request))) >= wanted:
             return Calibrated(request)
-        columns = tuple(column for column in columns if times[column] > took / QUICK)
         if rows < most:
             rows = min(most, rows * STEP, rows + math.ceil(rows * (SPARE * wanted / took - 1)))
         else:
