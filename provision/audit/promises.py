@@ -106,7 +106,8 @@ def database_agrees(evidence: Evidence) -> Finding | None:
 
 
 def rounds_won(evidence: Evidence, contention: Contention) -> Finding | None:
-    """Each race round had a winner, and how rare a broken round must be after so many; None without rounds."""
+    """Each race round had a winner, and how rare a broken round must be after so many; None without rounds, or when
+    none broke but the server took the requests one by one: that says nothing of a rate."""
     trials = evidence.trials()
     if not trials:
         return None
@@ -119,6 +120,8 @@ def rounds_won(evidence: Evidence, contention: Contention) -> Finding | None:
     if without:
         text = f"In {len(without)} of {len(trials)} rounds nobody was let in, first for ticket {without[0].ticket}."
         return Finding("rounds-won", Status.INCONCLUSIVE, text, _details(evidence, without))
+    if not contention.at_server:
+        return None
     rate = bounds.upper(0, contention.overlapping)
     text = f"0 of {contention.overlapping} contended rounds {_done(evidence)}: the true rate is below {rate:.2%} (95 %)"
     smaller = next((goal for goal in GOALS if goal < rate / 2), GOALS[-1])

@@ -184,6 +184,7 @@ def test_a_server_that_runs_one_request_at_a_time_is_inconclusive_whatever_the_c
     assert judged.exit_code == ExitCode.INCONCLUSIVE
     assert "ran the requests one after the other" in judged.headline
     assert "effective concurrency 1" in judged.headline
+    assert not [found for found in judged.findings if "true rate" in found.statement]
 
 
 def test_a_server_that_runs_requests_side_by_side_can_pass_without_a_busy_reply() -> None:
