@@ -201,6 +201,10 @@ def _condition(query: _Query, column: str, operator: str, value: Any) -> _Query:
         return query.not_.like(column, f"*{value}*")
     if operator == "outside":
         return query.or_(f"{column}.is.null,{column}.lt.{value[0]},{column}.gt.{value[1]}")
+    if operator == "among":
+        single = ",".join(str(low) for low, high in value if low == high)
+        parts = [f"and({column}.gte.{low},{column}.lte.{high})" for low, high in value if low != high]
+        return query.or_(",".join([*([f"{column}.in.({single})"] if single else []), *parts]))
     if operator == "is" or value is None:
         return query.is_(column, value)
     return query.filter(column, operator, str(value).lower() if isinstance(value, bool) else value)

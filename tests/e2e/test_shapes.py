@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from textwrap import dedent
 
 import pytest
 from commands import Place, plain_environment, target_environment
-from shapes import BIGINT, CHECKS, GATE, GRANT, OTHER, ROWS, SCAN, SHAPES, TEXT, UUID, Shape
+from shapes import BETWEEN, BIGINT, CHECKS, GATE, GRANT, OTHER, ROWS, SCAN, SHAPES, TEXT, UUID, Shape
 
 from provision.local import stack as local
 from provision.local.stack import Stack
@@ -153,19 +154,28 @@ def test_a_reference_that_the_api_does_not_show_stops_one_row_and_no_other(
 
 
 @pytest.mark.parametrize(
-    ("shape", "table", "id_", "key"),
-    [(BIGINT, "passes", "id", "bigint"), (TEXT, "admits", "id", "varchar")],
-    ids=["bigint", "text"],
+    ("shape", "more", "table", "mark", "key", "theirs"),
+    [(BIGINT, BETWEEN, "passes", "code", "bigint", 16), (TEXT, "", "admits", "id", "varchar", 0)],
+    ids=["bigint, rows of others between ours", "text"],
 )
 def test_a_scenario_rehearses_tickets_with_keys_of_other_types_and_its_log_goes_with_the_run(
-    shape: Shape, table: str, id_: str, key: str, bare: Stack, sql: Sql, tmp_path: Path
+    shape: Shape, more: str, table: str, mark: str, key: str, theirs: int, bare: Stack, sql: Sql, tmp_path: Path
 ) -> None:
-    gate = GATE.format(table=table, id=id_, key=key)
+    gate = GATE.format(table=table, id="id", key=key) + more
     place = prepare(bare, sql, Shape("", shape.ddl + gate, shape.recipe, {}, shape.strangers), tmp_path / "here")
-    sql(bare, f"insert into scans (ticket, ok) select {id_}, true from {table}")
+    sql(bare, f"insert into scans (ticket, ok) select id, true from {table}")
     (place.folder / "night.yaml").write_text(SCAN)
     before = rows(bare, sql)
     assert place.run("seed", "recipe.yaml", "--tickets", "80").code == 0
+    between = set(rows(bare, sql)) - set(before)
+    between = {row for row in between if '"theirs-' in row}
+    assert len(between) == theirs
+    ours = place.json()
+    foreign = sql(bare, f"select id from {table} where {mark} = 'theirs'")
+    edited = {**ours, "tickets": [{**ours["tickets"][0], "id": type(ours["tickets"][0]["id"])(foreign)}]}
+    (place.folder / "edited.json").write_text(json.dumps(edited))
+    refused = place.run("run-scenario", "night.yaml", "--tickets", "edited.json")
+    assert (refused.code, "not of run" in refused.err) == (104, True), refused
     ran = place.run("run-scenario", "night.yaml", "--json", "summary.json")
     assert ran.code in {0, 98}, ran
     summary = place.json("summary.json")
@@ -174,4 +184,4 @@ def test_a_scenario_rehearses_tickets_with_keys_of_other_types_and_its_log_goes_
     assert summary["metrics"]["successful_scans"]["values"]["count"] == 45
     torn = place.run("teardown")
     assert torn.code == 0, torn
-    assert rows(bare, sql) == before
+    assert set(rows(bare, sql)) == {*before, *between}
