@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 from postgrest import APIError, CountMethod, ReturnMethod
+from pydantic_core import to_json
 from supabase import Client, ClientOptions
 from supabase.client import create_client
 
@@ -28,6 +30,8 @@ _PASSING = {"40001", "40P01", "55P03", "53300", "57P01", "PGRST000", "PGRST001",
 _SCHEMA_CACHE = {"PGRST202", "PGRST204", "PGRST205"}
 _PASSING_STATUS = {408, 429, 502, 503, 504, 520, 521, 522, 523, 524, 544}
 _RESTRICTED = {402: "the project is restricted (quota or billing)", 540: "the project is paused"}
+
+_UNLESS_THERE = "return=minimal,resolution=ignore-duplicates,missing=default"
 
 T = TypeVar("T")
 _Query = Any  # supabase-py's builders share methods, not a type
@@ -83,14 +87,18 @@ class SupabaseGateway:
             ) from None
 
     def insert(self, table: str, rows: Sequence[Row], *, key: str) -> None:
+        body = to_json(rows)  # several times faster than the library's way, whose arguments these are
+        columns = ",".join(f'"{name}"' for name in dict.fromkeys(name for row in rows for name in row))
+
         def write() -> None:
-            self._client.table(table).upsert(
-                list(rows),
-                returning=ReturnMethod.minimal,
-                ignore_duplicates=True,
-                on_conflict=key,
-                default_to_null=False,
-            ).execute()
+            response = self._http.post(
+                f"{self._target.url}/rest/v1/{quote(table)}",
+                params={"on_conflict": key, "columns": columns},
+                headers={**self._target.headers, "Content-Type": "application/json", "Prefer": _UNLESS_THERE},
+                content=body,
+            )
+            if not response.is_success:
+                raise APIError(_body(response))
 
         self._call(f"insert into {table}", write, divisible=len(rows) > 1)
 

@@ -96,6 +96,24 @@ def test_a_batch_that_takes_too_long_is_halved_until_it_fits() -> None:
     assert len(gateway.rows["tickets"]) == 101
 
 
+def test_a_batch_that_was_made_beforehand_is_made_again_when_batches_become_smaller() -> None:
+    class Refusing(MemoryGateway):
+        """Takes 500 rows at once, until there are 1,000 tickets; then no more than 100."""
+
+        sizes: tuple[int, ...] = ()
+
+        def insert(self, table: str, rows: Sequence[Row], *, key: str) -> None:
+            if len(rows) > (500 if len(self.rows["tickets"]) < 1_000 else 100):
+                raise BatchTooLarge("timeout", sqlstate="57014", status=500)
+            super().insert(table, rows, key=key)
+            self.sizes = (*self.sizes, len(rows))
+
+    gateway, plan_ = database(Refusing), planned(3_000)
+    seed(gateway, plan_)
+    assert len(gateway.rows["tickets"]) == 3_001
+    assert sum(gateway.sizes) == sum(table.rows for table in plan_.tables)  # type: ignore[attr-defined]
+
+
 def test_a_single_row_that_takes_too_long_is_an_error() -> None:
     gateway = database(Slow)
     gateway.most = 0  # type: ignore[attr-defined]
