@@ -71,7 +71,7 @@ def test_a_recipe_alone_fills_a_schema_and_teardown_leaves_it_as_it_was(
     assert rows(bare, sql) == before
 
 
-@pytest.mark.parametrize("shape", [TEXT, OTHER, CHECKS, UUID], ids=lambda shape: shape.name)
+@pytest.mark.parametrize("shape", [BIGINT, TEXT, OTHER, CHECKS, UUID], ids=lambda shape: shape.name)
 def test_a_run_without_its_manifest_is_found_in_the_database_and_removed(
     shape: Shape, bare: Stack, sql: Sql, tmp_path: Path
 ) -> None:
@@ -85,6 +85,30 @@ def test_a_run_without_its_manifest_is_found_in_the_database_and_removed(
     assert f"found run {run}" in listed.out
     removed = place.run("teardown", "--find", "--run", run, "--recipe", "recipe.yaml")
     assert removed.code == 0, removed
+    assert rows(bare, sql) == before
+
+
+def test_a_row_attached_by_hand_to_a_run_without_its_manifest_is_named_and_kept(
+    bare: Stack, sql: Sql, tmp_path: Path
+) -> None:
+    place = prepare(bare, sql, BIGINT, tmp_path / "here")
+    before = rows(bare, sql)
+    assert place.run("seed", "recipe.yaml").code == 0
+    run = place.runs()[0]
+    (place.folder / ".provision" / run / "manifest.ndjson").unlink()
+    sql(bare, "insert into pass_seats (pass_id, seat, zone) select max(pass_id), 99, 7 from pass_seats")
+    find = ("teardown", "--find", "--run", run)
+    unknown = place.run(*find)
+    assert unknown.code == 107, unknown
+    assert re.search(r"passes +11 found +0 removed +11 left\n +they name the run", unknown.out), unknown
+    removed = place.run(*find, "--recipe", "recipe.yaml")
+    assert removed.code == 107, removed
+    assert re.search(r"pass_seats +11 found +11 removed +0 left", removed.out), removed
+    assert re.search(r"not ours, kept: pass_seats \d+ references passes", removed.out), removed
+    kept = set(rows(bare, sql)) - set(before)
+    assert sorted(row.split(".")[1].split("{")[0] for row in kept) == ["gigs", "pass_seats", "passes"]
+    sql(bare, "delete from pass_seats where seat = 99")
+    assert place.run(*find, "--recipe", "recipe.yaml").code == 0
     assert rows(bare, sql) == before
 
 
