@@ -18,7 +18,7 @@ def find(gateway: Gateway, run: str, owned: OwnedTable, batch: Batch, parents: S
         return []
     columns = [owned.key, trace.column]
     if trace.template is not None:
-        texts = [fakes.trace(trace.template, run, owned.table, n) for n in range(batch.start, batch.stop)]
+        texts = [fakes.trace(trace.template, run, n) for n in range(batch.start, batch.stop)]
         where = [(Filter(trace.column, "in", some),) for some in chunks(texts)]
     else:
         newer = () if batch.floor is None else (Filter(owned.key, "gt", batch.floor),)
