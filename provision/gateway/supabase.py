@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import threading
 import time
@@ -110,7 +111,7 @@ class SupabaseGateway:
             attempts += 1
             if attempts > 1 and (found := look()):
                 return found
-            query = self._client.table(table).insert(list(rows), default_to_null=False).select(*columns)
+            query = self._client.table(table).insert(list(rows), default_to_null=False).select(*map(_name, columns))
             data: Any = query.execute().data
             return list(data)
 
@@ -118,7 +119,7 @@ class SupabaseGateway:
 
     def count(self, table: str, where: Sequence[Filter]) -> int:
         def read() -> int:
-            column = where[0].column if where else "*"
+            column = _name(where[0].column) if where else "*"
             query = self._client.table(table).select(column, count=CountMethod.exact).limit(1)
             return _filtered(query, where).execute().count or 0
 
@@ -126,7 +127,7 @@ class SupabaseGateway:
 
     def select(self, table: str, columns: Sequence[str], where: Sequence[Filter], *, key: str) -> Iterator[Row]:
         last: Sequence[Filter] = ()
-        names = ",".join(dict.fromkeys([key, *columns]))
+        names = ",".join(map(_name, dict.fromkeys([key, *columns])))
         while True:
             page = self._page(table, names, [*where, *last], key)
             yield from page
@@ -144,7 +145,7 @@ class SupabaseGateway:
 
     def last(self, table: str, column: str, where: Sequence[Filter]) -> Any:
         def read() -> Any:
-            query = _filtered(self._client.table(table).select(column), [*where, Filter(column, "has", True)])
+            query = _filtered(self._client.table(table).select(_name(column)), [*where, Filter(column, "has", True)])
             rows = query.order(column, desc=True).limit(1).execute().data
             return rows[0][column] if rows else None
 
@@ -194,6 +195,11 @@ def _trust(ca_file: Path) -> ssl.SSLContext:
         raise ConfigError(f"{CA_VARIABLE}: {ca_file}: {reason}.", hint="Name a PEM file, or unset it.") from None
 
 
+def _name(column: str) -> str:
+    """A column's name in a list of columns or conditions, where the library takes out blanks that are not quoted."""
+    return column if re.fullmatch(r"\w+", column) else f'"{column}"'
+
+
 def _filtered(query: _Query, where: Sequence[Filter]) -> _Query:
     for condition in where:
         query = _condition(query, *condition)
@@ -208,11 +214,13 @@ def _condition(query: _Query, column: str, operator: str, value: Any) -> _Query:
     if operator == "lacks":
         return query.not_.like(column, f"*{value}*")
     if operator == "outside":
-        return query.or_(f"{column}.is.null,{column}.lt.{value[0]},{column}.gt.{value[1]}")
+        name = _name(column)
+        return query.or_(f"{name}.is.null,{name}.lt.{value[0]},{name}.gt.{value[1]}")
     if operator == "among":
         single = ",".join(str(low) for low, high in value if low == high)
-        parts = [f"and({column}.gte.{low},{column}.lte.{high})" for low, high in value if low != high]
-        return query.or_(",".join([*([f"{column}.in.({single})"] if single else []), *parts]))
+        name = _name(column)
+        parts = [f"and({name}.gte.{low},{name}.lte.{high})" for low, high in value if low != high]
+        return query.or_(",".join([*([f"{name}.in.({single})"] if single else []), *parts]))
     if operator == "is" or value is None:
         return query.is_(column, value)
     return query.filter(column, operator, str(value).lower() if isinstance(value, bool) else value)
