@@ -103,7 +103,7 @@ def play(
     took: float | Took = 0.0,
     *,
     tickets: int = 1_000_000,
-    share: Share = Share(),  # noqa: B008
+    share: Share = Share(),
     stop_at: float | None = None,
 ) -> Seen:
     """Carry out an executor as a scenario file would have it, every reply taking `took` seconds."""

@@ -140,7 +140,8 @@ class _Vu:
             crew.left -= 1
         if self.left is not None:
             self.left -= 1
-        self.be_active(True)
+        if not self.active:
+            self.be_active(True)
         self.ticket = ticket
         self.lane.connection.send(self.render(ticket, self.lane.iteration), self.done)
 

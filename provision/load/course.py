@@ -36,8 +36,10 @@ class Course:
         for name, executor in self.session.job.scenario.scenarios.items():
             if isinstance(executor, Race):
                 continue
-            made = Crew if isinstance(executor, ClosedModel) else Arrivals
-            self.crews[name] = made(self.session, name, executor)  # type: ignore[arg-type]
+            if isinstance(executor, ClosedModel):
+                self.crews[name] = Crew(self.session, name, executor)
+            else:
+                self.crews[name] = Arrivals(self.session, name, executor)
         await asyncio.gather(*(crew.prepare() for crew in self.crews.values()))
 
     async def run(self, at_tick: Callable[[], None]) -> None:

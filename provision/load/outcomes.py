@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 if TYPE_CHECKING:
     from provision.load.http import Reply
     from provision.load.spec import Rule
@@ -68,7 +70,6 @@ BY_STATUS: Mapping[int, Outcome] = {
 }
 
 _NOTHING = object()
-_scan = json.JSONDecoder().raw_decode
 Matcher = Callable[[int, Any], bool]
 Classifier = Callable[["Reply"], Outcome]
 
@@ -94,24 +95,23 @@ def classifier(rules: Mapping[str, Rule | Sequence[Rule]]) -> Classifier:
 
 
 def decode(body: bytes) -> Any:
-    """The JSON of a reply, the only row of an array of one row in its place; a private object when it is no JSON."""
+    """The JSON of a reply, the only row of an array of one row in its place; a private object when it is no JSON.
+
+    Integers beyond 64 bits become the nearest double.
+    """
     try:
-        value = _loads(body)
+        value = orjson.loads(body)
     except ValueError:
+        value = _lenient(body)
+    return value[0] if type(value) is list and len(value) == 1 else value
+
+
+def _lenient(body: bytes) -> Any:
+    """What a reply may hold and `orjson` refuses: NaN, half of a surrogate pair, a byte order mark."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
         return _NOTHING
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
-
-
-def _loads(body: bytes) -> Any:
-    """`json.loads`, by the shorter way where the text begins and ends with the value, as API replies do."""
-    try:
-        text = body.decode()
-        value, end = _scan(text)
-        if end == len(text):
-            return value
-    except ValueError:
-        pass
-    return json.loads(body)
 
 
 def look_up(value: Any, path: str) -> Any:
@@ -132,9 +132,8 @@ def _matcher(rule: Rule) -> Matcher:
     if rule.path is None:
         return lambda status, _: rule.status == status
     test, path, wanted = _test(rule), rule.path, rule.status
-    if wanted is None and path != "." and "." not in path:
-        # most rules: a key of an object
-        return lambda _, value: test(value.get(path, _NOTHING) if type(value) is dict else look_up(value, path))
+    if wanted is None and "." not in path and not path.isdigit():  # most rules: a key of an object
+        return lambda _, value: type(value) is dict and test(value.get(path, _NOTHING))
     return lambda status, value: wanted in {None, status} and test(look_up(value, path))
 
 

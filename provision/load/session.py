@@ -75,7 +75,7 @@ class Lane(Place):
 class Session:
     """The state of one run in one process; every request goes out through `request` and comes back to `record`."""
 
-    def __init__(self, job: Job, pool: Pool, share: Share = Share(), began: int | None = None) -> None:  # noqa: B008
+    def __init__(self, job: Job, pool: Pool, share: Share = Share(), began: int | None = None) -> None:
         self.job = job
         self.pool = pool
         self.share = share

@@ -84,8 +84,8 @@ class Limit(StrictModel):
     """A threshold in k6's long form: `abortOnFail` ends the run as soon as it fails, from `delayAbortEval` on."""
 
     threshold: str
-    abortOnFail: Annotated[bool, Field(strict=True)] = False  # noqa: N815 - k6's word
-    delayAbortEval: Duration = 0.0  # noqa: N815
+    abortOnFail: Annotated[bool, Field(strict=True)] = False
+    delayAbortEval: Duration = 0.0
 
 
 class Race(executors.Executor):
@@ -98,9 +98,9 @@ class Race(executors.Executor):
     vus: Annotated[int, Field(ge=2, strict=True)] = 10
     rounds: Count = 200
     sync: Literal["auto", "single-packet", "last-byte", "barrier"] = "auto"
-    stopOnBroken: bool | None = None  # noqa: N815
+    stopOnBroken: bool | None = None
     pause: Duration = 0.01  # for the server's pool to be free again
-    maxDuration: Annotated[Duration, Field(gt=0)] = 600.0  # noqa: N815
+    maxDuration: Annotated[Duration, Field(gt=0)] = 600.0
 
     @property
     def length(self) -> float:

@@ -7,7 +7,8 @@ import asyncio
 import ssl
 from typing import cast
 
-READ = 256 * 1024
+READ = 16 * 1024
+"""Bytes a read, the most that a record holds; a larger buffer would be had from the system each time."""
 NEEDED_NOTHING = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -55,6 +56,7 @@ class Tls(asyncio.Protocol):
         parts: list[bytes] = []
         end: Exception | None = None
         try:
+            parts.append(self._tls.read(READ))
             while self._incoming.pending or self._tls.pending():
                 parts.append(self._tls.read(READ))
         except NEEDED_NOTHING:

@@ -125,7 +125,7 @@ def test_what_only_the_wire_can_say_cannot_be_claimed_by_a_rule() -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(),
     lambda v: st.lists(v) | st.dictionaries(st.text(), v),
 )
 encodings = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le"])
@@ -140,6 +140,11 @@ encodings = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-l
 def test_a_reply_is_decoded_as_the_json_module_decodes_it(value: Any, before: str, after: str, encoding: str) -> None:
     body = (before + json.dumps(value) + after).encode(encoding)
     _assert_same_decoding(body)
+
+
+@pytest.mark.parametrize("depth", [2_000, 200_000])
+def test_json_that_is_nested_without_end_is_no_json(depth: int) -> None:
+    assert named(b"[" * depth + b"]" * depth) == "unclassified"
 
 
 @given(st.binary(max_size=40))

@@ -798,9 +798,10 @@ class Paper(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.closed = False
+        self.written = b""
 
     def write(self, data: Any) -> None:
-        pass
+        self.written += data
 
     def is_closing(self) -> bool:
         return self.closed
@@ -820,6 +821,7 @@ def arriving(pieces: list[bytes], *, closed: bool) -> tuple[list[tuple[Any, ...]
         transport = Paper()
         connection.connection_made(transport)
         connection.send(REQUEST, replies.append)
+        assert transport.written == REQUEST
         for piece in pieces:
             if not transport.closed:
                 connection.data_received(piece)
@@ -852,6 +854,34 @@ def test_any_split_changes_nothing(data: st.DataObject, name: str) -> None:
     cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=12)))
     pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True) if a < b]
     assert arriving(pieces, closed=closed) == arriving([stream] if stream else [], closed=closed)
+
+
+@given(data=st.data(), first=st.sampled_from(list(STREAMS)), second=st.sampled_from(list(STREAMS)))
+def test_heads_that_were_read_before_change_nothing(data: st.DataObject, first: str, second: str) -> None:
+    wire._heads.clear()
+    fresh = {
+        name: arriving([STREAMS[name][0]] if STREAMS[name][0] else [], closed=STREAMS[name][1]) for name in STREAMS
+    }
+    wire._heads.clear()
+    for name in (first, first, second, first):
+        stream, closed = STREAMS[name]
+        cut = data.draw(st.integers(0, len(stream)))
+        assert arriving([piece for piece in (stream[:cut], stream[cut:]) if piece], closed=closed) == fresh[name]
+
+
+def test_a_known_head_with_a_body_of_another_length_is_read_as_if_it_were_new() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+    assert arriving([head + b"ok"], closed=False) == ([(200, b"ok", None, "")], True)
+    assert wire._heads[head] == (200, 2)
+    assert arriving([head + b"o", b"k"], closed=False) == ([(200, b"ok", None, "")], True)
+    assert arriving([head + b"ok!"], closed=False) == ([(200, b"ok", None, "")], False)
+    assert arriving([head + b"o"], closed=True)[0][0][2] is Fault.RESET
+
+
+def test_heads_are_not_remembered_without_end() -> None:
+    for number in range(3 * wire.HEADS):
+        arriving([b"HTTP/1.1 200 OK\r\nX: %d\r\nContent-Length: 0\r\n\r\n" % number], closed=False)
+    assert 0 < len(wire._heads) <= wire.HEADS
 
 
 @given(junk=st.binary(max_size=400), cut=st.integers(0, 400))
