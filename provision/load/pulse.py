@@ -19,6 +19,8 @@ BEAT_NS = 7_300_000
 """No divisor of the pauses and ticks of a run, so that beats don't always meet the same work."""
 SATURATED = 0.9
 """From this share of a core on, used or waited for, the generator is taken to be at its limit."""
+SHORT = 0.1
+"""A load that was over within so many s tells nothing of the core that a longer one would need."""
 _RUN_QUEUE = Path("/proc/thread-self/schedstat")
 
 
@@ -74,7 +76,7 @@ class Pulse:
         if wall <= 0:
             return
         lag = sum(late) / len(late) if late else 0.0
-        saturated = (cpu + waited) / wall >= SATURATED
+        saturated = wall >= SHORT and (cpu + waited) / wall >= SATURATED
         with memoryview(records).cast("q") as longs:
             words = Counter(longs[0 :: SIZE // 8])
         for word, times in words.items():

@@ -69,6 +69,18 @@ def test_a_quiet_time_does_not_hide_what_the_requests_of_a_burst_met() -> None:
     assert generator.strain(7).requests == 0
 
 
+def test_a_load_of_a_moment_is_no_sign_of_a_generator_at_its_limit() -> None:
+    async def main() -> Generator:
+        pulse, timer = Pulse(), Timer()
+        async with pulse.beating(timer):
+            spin(30)
+            pulse.window(records(BURST, 10))
+        timer.close()
+        return pulse.summary()
+
+    assert asyncio.run(main()).strain(BURST).saturated == 0
+
+
 def test_a_course_without_requests_or_beats_has_no_strain() -> None:
     async def main() -> Generator:
         pulse, timer = Pulse(), Timer()
