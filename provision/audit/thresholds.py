@@ -39,6 +39,17 @@ class Threshold:
     delay: float = 0.0
     """Seconds of load before which it does not end the run."""
 
+    @property
+    def text(self) -> str:
+        return f"{self.metric} {self.expression}"
+
+    @property
+    def percent(self) -> float | None:
+        """The percentile that is asked for; None for other statistics."""
+        if self.statistic == "med":
+            return 50.0
+        return float(self.statistic[2:-1]) if self.statistic.startswith("p(") else None
+
     def holds(self, value: float) -> bool:
         return _OPERATORS[self.comparison](value, self.limit)
 
@@ -100,19 +111,14 @@ def judge(threshold: Threshold, metrics: Metrics) -> Judged:
     value = metric.statistic(threshold.statistic)
     ok = None if not metric.samples or math.isnan(value) else threshold.holds(value)
     low = high = None
-    percent = 50.0 if threshold.statistic == "med" else _percent(threshold.statistic)
-    if isinstance(metric, Trend) and metric.samples and percent is not None:
-        low, high = metric.interval(percent)
+    if isinstance(metric, Trend) and metric.samples and threshold.percent is not None:
+        low, high = metric.interval(threshold.percent)
     return Judged(threshold, value, metric.samples, ok, low, high)
-
-
-def _percent(statistic: str) -> float | None:
-    return float(statistic[2:-1]) if statistic.startswith("p(") else None
 
 
 def reason_to_stop(thresholds: Iterable[Threshold], metrics: Metrics, elapsed: float) -> str:
     """The first threshold with `abortOnFail` that has failed after `elapsed` seconds of load, or nothing."""
     for threshold in thresholds:
         if threshold.abort_on_fail and elapsed >= threshold.delay and judge(threshold, metrics).ok is False:
-            return f"{threshold.metric} {threshold.expression}"
+            return threshold.text
     return ""

@@ -10,7 +10,7 @@ from provision.audit.evidence import Snapshot
 from provision.errors import ScenarioError
 from provision.fixtures.ids import Range
 from provision.fixtures.schema import Schema
-from provision.gateway import Filter, Gateway, Row, settling, within
+from provision.gateway import Filter, Gateway, Row, among, chunks
 from provision.load.spec import Evidence, Truth
 from provision.yamlfile import unknown
 
@@ -18,7 +18,9 @@ FEW = 1000
 """Up to so many tickets are asked for by name."""
 
 
-def take(gateway: Gateway, schema: Schema, truth: Truth, ids: Range, only: Collection[str] | None = None) -> Snapshot:
+def take(
+    gateway: Gateway, schema: Schema, truth: Truth, ids: Sequence[Range], only: Collection[str] | None = None
+) -> Snapshot:
     """Who was let in, of the tickets in `ids`, or of those that are named `only`."""
 
     def rows(evidence: Evidence, *columns: str) -> Iterator[Row]:
@@ -39,14 +41,18 @@ def take(gateway: Gateway, schema: Schema, truth: Truth, ids: Range, only: Colle
     return Snapshot(consumed, entries, scanned_at=scanned_at(truth.dated, dated) if truth.dated and dated else None)
 
 
-def _selections(column: str, ids: Range, only: Collection[str] | None) -> Iterator[Sequence[Filter]]:
+def count(gateway: Gateway, evidence: Evidence, ids: Sequence[Range]) -> int:
+    """How many rows a table has about the tickets in `ids`, whatever they say."""
+    return sum(gateway.count(evidence.table, where) for where in among(evidence.ticket, ids))
+
+
+def _selections(column: str, ids: Sequence[Range], only: Collection[str] | None) -> Iterator[Sequence[Filter]]:
     """The conditions whose rows together are those of all tickets, or of a few."""
     if only is None or len(only) > FEW:
-        yield within(column, ids)
+        yield from among(column, ids)
         return
-    named = list(only)
-    for start in range(0, len(named), settling.CHUNK):
-        yield (Filter(column, "in", named[start : start + settling.CHUNK]),)
+    for few in chunks(only):
+        yield (Filter(column, "in", few),)
 
 
 def rows_of(gateway: Gateway, schema: Schema, truth: Truth, tickets: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
