@@ -7,7 +7,7 @@ from histories import CANARY, CONTROL, MS, History, good
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provision.audit import thresholds
+from provision.audit import bounds, thresholds
 from provision.audit.metrics import KINDS, Gauge, Metrics, Trend
 from provision.load.spec import Limit
 
@@ -32,6 +32,26 @@ def test_the_interval_holds_the_percentile(values: list[float]) -> None:
     trend = trend_of(values)
     low, high = trend.interval(95)
     assert low <= trend.percentile(95) <= high
+
+
+@pytest.mark.parametrize(
+    ("percent", "count", "limit"), [(95, 10, 200), (95, 71, 200), (99, 367, 200), (50, 5, 200), (100, 1000, 2000)]
+)
+def test_too_few_samples_have_no_upper_bound_and_straddle_any_limit(percent: int, count: int, limit: int) -> None:
+    history = History()
+    for ticket in range(count):
+        history.ask("admitted", ticket, ms=ticket % 100)
+    judged = thresholds.judge(
+        thresholds.parse("scan_duration", f"p({percent})<{limit}", []), Metrics(history.results())
+    )
+    assert (judged.ok, judged.high, judged.straddles) == (True, math.inf, True)
+    assert judged.interval().endswith(" – ?")
+
+
+@pytest.mark.parametrize(("percent", "count"), [(95, 72), (99, 368), (50, 6)])
+def test_as_many_samples_as_are_said_to_be_needed_have_an_upper_bound(percent: int, count: int) -> None:
+    assert bounds.samples_for(percent / 100) == count
+    assert trend_of([*map(float, range(count))]).interval(percent)[1] == count - 1
 
 
 def test_a_trend_without_samples_has_no_value() -> None:
