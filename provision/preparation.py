@@ -12,12 +12,14 @@ from provision import bundled, rundir, saved
 from provision.audit import bounds
 from provision.audit.thresholds import Threshold
 from provision.errors import ScenarioError, TicketsError
+from provision.fixtures import ids, manifest
 from provision.fixtures import tickets as ticket_file
-from provision.fixtures.ids import IdRange, NumberRange, Range
+from provision.fixtures.ids import NUMBER, IdRange, Range
 from provision.fixtures.tickets import Tickets
 from provision.k6 import options as k6_options
 from provision.load import executors, spec
 from provision.load.spec import Scenario
+from provision.rundir import MANIFEST, RunDir
 from provision.saved import Destination
 
 
@@ -52,7 +54,7 @@ class Wanted:
     scenario: Scenario
     thresholds: tuple[Threshold, ...]
     tickets: Tickets
-    ids: Range
+    ids: tuple[Range, ...]
     files: Mapping[str, Path]
     out: Sequence[Destination]
     processes: int = 1
@@ -78,10 +80,10 @@ def prepare(options: RunOptions) -> Wanted:
     out = [saved.destination(one) for one in options.out]
     for file in options.files.values():
         rundir.check_writable(file)
-    ids = _ids(options.tickets, tickets)
+    own = _ids(options.tickets, tickets)
     processes = options.processes or spec.processes_needed(scenario, os.cpu_count() or 1)
     more = options.allow_exhaustion
-    return Wanted(path, source, scenario, wanted, tickets, ids, options.files, out, processes, more)
+    return Wanted(path, source, scenario, wanted, tickets, own, options.files, out, processes, more)
 
 
 def _k6_configuration(path: Path) -> tuple[Path, str]:
@@ -123,24 +125,35 @@ def _thresholds(path: Path, scenario: Scenario) -> Sequence[Threshold]:
     return found
 
 
-def _ids(path: Path, tickets: Tickets) -> Range:
-    """The range of ids that the file's tickets and its race ticket make up; TicketsError when one is not in it."""
+def _ids(path: Path, tickets: Tickets) -> tuple[Range, ...]:
+    """The ids of the file's tickets and its race ticket, as ranges; TicketsError when one is not of the file's run."""
     if not tickets.fields:
         raise TicketsError(f"{path} holds no ticket.", hint="Make one with: provision seed")
+    hint = "Make a new file with: provision seed"
     try:
-        ids = _range(tickets)
-        found = {ids.ordinal(identifier) for identifier in (tickets.race, *(t["id"] for t in tickets.fields))}
+        every = [tickets.race, *(ticket["id"] for ticket in tickets.fields)]
+        found = _numbered(tickets.run, every) if NUMBER.fullmatch(tickets.race) else _chosen(tickets, every)
     except (KeyError, ValueError):
-        raise TicketsError(
-            f"{path} holds tickets that are not of run {tickets.run}.", hint="Make a new file with: provision seed"
-        ) from None
-    if len(found) < ids.count:
-        raise TicketsError(f"{path} holds a ticket twice.", hint="Make a new file with: provision seed")
-    return ids
+        raise TicketsError(f"{path} holds tickets that are not of run {tickets.run}.", hint=hint) from None
+    if len(set(every)) < len(every):
+        raise TicketsError(f"{path} holds a ticket twice.", hint=hint)
+    return found
 
 
-def _range(tickets: Tickets) -> Range:
-    """The ids of a run's tickets, the race ticket's last: chosen by us, or made by the database one after the other."""
-    if tickets.race.isdigit():
-        return NumberRange(int(tickets.race) - len(tickets), len(tickets) + 1)
-    return IdRange(tickets.run, int(tickets.race[20:23], 16), 0, len(tickets) + 1)
+def _chosen(tickets: Tickets, every: Sequence[str]) -> tuple[Range, ...]:
+    """Ids that we chose: one range, the race ticket's last; KeyError or ValueError for any other."""
+    found = IdRange(tickets.run, int(tickets.race[20:23], 16), 0, len(tickets) + 1)
+    for identifier in every:
+        found.ordinal(identifier)
+    return (found,)
+
+
+def _numbered(run: str, every: Sequence[str]) -> tuple[Range, ...]:
+    """Ids that the database made, with the gaps that it left; KeyError for any that a run which was seeded here does
+    not own. ValueError for what is no number."""
+    found = ids.ranges(int(identifier) for identifier in every)
+    if (seeded := RunDir(rundir.ROOT / run)).has(MANIFEST):
+        owned = manifest.read(seeded.lines(MANIFEST)).tables
+        if not any(ids.cover(table.ranges, found) for table in owned):
+            raise KeyError(run)
+    return found

@@ -19,9 +19,9 @@ from provision.audit.finding import Status
 from provision.audit.metrics import Metrics
 from provision.audit.verdict import Verdict
 from provision.errors import Refused, ScenarioError, TicketsError, Unreachable
-from provision.fixtures import manifest
+from provision.fixtures import ids, manifest
 from provision.fixtures.schema import Schema
-from provision.gateway import Gateway, truth, within
+from provision.gateway import Gateway, truth
 from provision.load import engine, overtaking, spec
 from provision.load.http import Origin, Reply
 from provision.load.outcomes import Outcome, classifier
@@ -101,7 +101,7 @@ def _own_entries(wanted: Wanted, schema: Schema, watcher: Watcher) -> None:
     """Put on disk that rows about our tickets are ours where the app is going to write them, so that the teardown of
     a run that was seeded here removes them though its recipe does not name their table."""
     entries, seeded = wanted.scenario.truth.entries, RunDir(rundir.ROOT / wanted.tickets.run)
-    if entries is None or not (seeded.path / MANIFEST).is_file():
+    if entries is None or not seeded.has(MANIFEST):
         return
     known = manifest.read(seeded.lines(MANIFEST))
     names = (entries.table, entries.ticket)
@@ -165,7 +165,7 @@ def _fresh(gateway: Gateway, schema: Schema, wanted: Wanted) -> list[dict[str, s
     hint = f"Seed enough with: provision seed {wanted.scenario.recipe} --tickets {needed}"
     sample = wanted.scenario.truth.consumed or wanted.scenario.truth.entries
     if wanted.scenario.truth.consumed and sample:
-        there = gateway.count(sample.table, within(sample.ticket, wanted.ids))
+        there = truth.count(gateway, sample, wanted.ids)
         if there < len(wanted.tickets):
             raise TicketsError(
                 f"{there} of the file's {len(wanted.tickets)} tickets are in the database (torn down?).", hint=hint
@@ -217,8 +217,8 @@ def _slow_read(wanted: Wanted, schema: Schema, origin: Origin, headers: dict[str
     assert evidence is not None  # noqa: S101 - the scenario's model sees to it
     columns = schema.tables[evidence.table].columns.values()
     texts = tuple(column.name for column in columns if column.required and column.format in TEXTS)
-    ids = tuple(str(wanted.ids.id(number)) for number in range(min(overtaking.ROWS, len(wanted.tickets))))
-    return SlowRead(origin, tuple(headers.items()), evidence.table, evidence.ticket, texts, ids)
+    near = tuple(str(identifier) for identifier in ids.densest(wanted.ids, overtaking.ROWS))
+    return SlowRead(origin, tuple(headers.items()), evidence.table, evidence.ticket, texts, near)
 
 
 def check_canary(answers: list[tuple[Outcome, Reply]]) -> None:
@@ -247,9 +247,8 @@ def _snapshot(gateway: Gateway, schema: Schema, wanted: Wanted, results: Results
     consumed = None if taken.consumed is None else taken.consumed & fresh
     entries = None if taken.entries is None else {t: n for t, n in taken.entries.items() if t in fresh}
     snapshot = replace(taken, consumed=consumed, entries=entries)
-    cases = evidence.gather(results, snapshot).cases.values()
-    broken = [case.ticket for case in cases if case.broken][:BROKEN_SHOWN]
-    return replace(snapshot, rows=truth.rows_of(gateway, schema, wanted.scenario.truth, broken))
+    broken = [case.ticket for case in evidence.gather(results, snapshot).having(lambda case: case.broken)]
+    return replace(snapshot, rows=truth.rows_of(gateway, schema, wanted.scenario.truth, broken[:BROKEN_SHOWN]))
 
 
 def _about(wanted: Wanted, target: Target) -> dict[str, Any]:

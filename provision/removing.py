@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from provision import bundled, rundir
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from provision.gateway.orphans import Orphan
     from provision.gateway.removal import Account
     from provision.gateway.scope import Foreign
+    from provision.gateway.unmarked import Unclear
+
+SHOWN = 10
+"""Keys of rows that are left to the user, in a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,22 +125,32 @@ def find(
             seen = orphans.runs(gateway, schema)
             for one in seen:
                 show(one)
-            chosen = [one.run for one in seen if every or one.run == run]
+            chosen = [one for one in seen if every or one.run == run]
             if run is not None and not chosen:
                 raise ConfigError(f"Run {run} does not stand in the database.", hint="List what does: teardown --find")
             done = Teardown()
-            for name in chosen:
-                lost = orphans.manifest(
-                    gateway,
-                    schema,
-                    name,
-                    target=identity(target),
-                    profile=target.schema,
-                    traces=orphans.traces(parsed, document, schema, name),
-                    app=orphans.app_tables(parsed, schema),
-                )
-                done.runs.append(_remove(lost, gateway, watcher, dry_run=dry_run))
+            for one in chosen:
+                lost = orphans.lost(gateway, schema, one, parsed, document, target)
+                removed = _remove(lost.manifest, gateway, watcher, dry_run=dry_run)
+                done.runs.append(_with_unclear(removed, lost.unclear, identity(target)))
             return Found(identity(target), seen, done)
+
+
+def _with_unclear(done: TornDown, unclear: Sequence[Unclear], target: str) -> TornDown:
+    """What a teardown did, with the rows that it left because nobody can tell whose they are."""
+    from provision.gateway.removal import Account
+
+    keys = {(some.table, key) for some in unclear for key in some.keys}
+    accounts = [Account(some.table, some.rows, 0, some.rows, _way_on(some)) for some in unclear]
+    foreign = [row for row in done.foreign if (row.table, row.key) not in keys]
+    return replace(done, target=target, accounts=[*accounts, *done.accounts], foreign=foreign)
+
+
+def _way_on(some: Unclear) -> str:
+    if not some.keys:
+        return some.why
+    shown = ", ".join(map(str, some.keys[:SHOWN])) + (", …" if len(some.keys) > SHOWN else "")
+    return f"kept: {some.why}; if you know them for the run's, delete them by hand and run this again: {shown}"
 
 
 def _unclean() -> list[str]:

@@ -88,6 +88,10 @@ class RunDir:
         except OSError as error:
             raise disk_error(self.path / name, error) from None
 
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+        return (self.path / name).is_file()
+
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The JSON lines of a file; a last line that a crash cut short is left out."""
         try:

@@ -203,6 +203,19 @@ scenarios:
   burst: { executor: per-vu-iterations, vus: 3, iterations: 10, maxDuration: 20s }
   races: { executor: race, vus: 4, rounds: 15, startTime: 2s }
 """
+BETWEEN = """
+    create sequence ticks;
+    create function meanwhile() returns trigger language plpgsql security definer set search_path = public as $$
+      begin
+        if pg_trigger_depth() = 1 and nextval('ticks') % 5 = 0 then
+          insert into passes (gig_id, holder_name, code, price) select id, 'x', 'theirs-' || new.code, 1 from gigs where title = 'theirs';
+          perform nextval('passes_id_seq') from generate_series(1, 3);
+        end if;
+        return new;
+      end $$;
+    create trigger meanwhile before insert on passes for each row execute function meanwhile();
+"""
+"""For BIGINT: another session writes into `passes` and rolls back while ours are written, at every fifth of our rows."""
 SHAPES = (BIGINT, TEXT, OTHER, VIEWS, CHECKS, UUID)
 GRANT = """
 grant select, insert, update, delete on all tables in schema {profile} to service_role;

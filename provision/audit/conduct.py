@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import math
+
 from provision.audit.contention import Contention
 from provision.audit.evidence import Evidence
 from provision.audit.finding import Finding, Status
-from provision.audit.metrics import Metrics
+from provision.audit.metrics import KINDS, Metrics, Trend, parse_selector
+from provision.audit.thresholds import Threshold
 from provision.load.outcomes import Outcome
 from provision.load.results import Results
 
 CONTENDED_SHARE = 0.9
 """A race passes only when at least this share of its rounds was contended."""
-CPU_LIMIT = 0.9
-"""From this share of a core on, the generator is taken to be at its limit."""
-LAG_LIMIT_MS = 5.0
-"""The median lateness of the event loop up to which latencies are taken to be the server's, not our own queue's."""
+SATURATED_LIMIT = 0.05
+"""Up to this share of a part's requests may have ended while the generator was at its limit."""
+LAG_LIMIT_MS, LAG_SHARE = 0.5, 0.1
+"""What the event loop may be late on average, which every latency has in it: so many ms, or that share of the median
+latency, whichever is more."""
 LATE_LIMIT_MS = 10.0
 """In the open model the p99 of send − due up to which the load is taken to be the one that was asked for."""
+
+FROM_DUE = frozenset({"http_req_response_time", "iteration_duration"})
+"""The times that count from when a request was due."""
+ANSWERS = frozenset({"admitted", "already_used", "busy", "conflict", "not_found", "refused", "unclassified"})
+"""The outcomes that are a scan function's own answers."""
 
 
 def all_classified(evidence: Evidence) -> Finding:
@@ -80,15 +89,24 @@ def released(evidence: Evidence) -> Finding | None:
     return Finding("released", status, f"{text}.")
 
 
-def generator_kept_up(evidence: Evidence) -> Finding:
-    """The tool had CPU to spare, so that the load was the one asked for."""
-    generator = evidence.results.generator
-    text = f"CPU {generator.cpu:.0%} of a core, event loop late by {generator.lag_p99:.1f} ms (p99)"
-    if generator.lag_p50 > LAG_LIMIT_MS:
-        text = f"its event loop was late by {generator.lag_p50:.1f} ms in the median, and so is every latency"
-        return Finding("generator", Status.INCONCLUSIVE, f"The generator did not keep up: {text}.")
-    if generator.cpu >= CPU_LIMIT:
-        return Finding("generator", Status.INCONCLUSIVE, f"The generator was at its limit: {text}.")
+def generator_kept_up(results: Results, metrics: Metrics) -> Finding:
+    """Latencies are the server's: the tool had a core when it wanted one, and its own queue was short. A race is not
+    about latencies; whether its requests collided is judged by themselves."""
+    parts = [(part, results.generator.strain(n)) for n, part in enumerate(results.parts) if part.measured]
+    for part, strain in parts:
+        shares = f"it used {strain.cpu:.0%} of a core and waited for one {strain.waited:.0%} of the time"
+        if strain.saturated > SATURATED_LIMIT:
+            text = (
+                f"The generator was at its limit for {strain.saturated:.0%} of the requests of {part.name}: {shares}."
+            )
+            return Finding("generator", Status.INCONCLUSIVE, text)
+        median = metrics.get(f"http_req_duration{{scenario:{part.name}}}").statistic("med")
+        if part.executor != "race" and strain.lag > LAG_LIMIT_MS and strain.lag > LAG_SHARE * median:
+            late = f"its event loop was late by {strain.lag:.1f} ms on average, and so is every latency of {median:.1f}"
+            text = f"The generator did not keep up in {part.name}: {late} ms (median); {shares}."
+            return Finding("generator", Status.INCONCLUSIVE, text)
+    cpu, lag, p99 = (max((getattr(s, field) for _, s in parts), default=0.0) for field in ("cpu", "lag", "lag_p99"))
+    text = f"CPU {cpu:.0%} of a core, event loop late by {lag:.2f} ms on average, {p99:.1f} ms (p99)"
     return Finding("generator", Status.PASS, f"The generator kept up: {text}.")
 
 
@@ -103,6 +121,8 @@ def sends_in_time(results: Results, metrics: Metrics) -> tuple[Finding, ...]:
 
 def _arrivals(name: str, results: Results, metrics: Metrics) -> Finding:
     late = metrics.lateness(name).percentile(99)
+    if math.isnan(late):
+        return Finding("arrivals", Status.INCONCLUSIVE, f"{name}: not one request could be sent.")
     text = f"{name}: sends were late by {late:.2f} ms (p99)"
     if late > LATE_LIMIT_MS:
         text = f"{text}, more than {LATE_LIMIT_MS:g} ms: the tool was slow, not the server."
@@ -113,22 +133,55 @@ def _arrivals(name: str, results: Results, metrics: Metrics) -> Finding:
     return Finding("arrivals", Status.PASS, f"{text}, none was dropped.")
 
 
-def run_complete(evidence: Evidence) -> Finding:
-    """The load was carried out to its end."""
-    results = evidence.results
-    measured = {number for number, part in enumerate(results.parts) if part.measured}
+def own_delay(threshold: Threshold, results: Results, metrics: Metrics) -> float:
+    """How many ms of what a threshold looks at may be the tool's own: its loop's lateness and, in times that count from
+    when a request was due, the send's."""
+    name, tags = parse_selector(threshold.metric)
+    if KINDS[name] is not Trend:
+        return 0.0
+    chosen = {n: part.name for n, part in enumerate(results.parts) if part.measured}
+    chosen = {n: part for n, part in chosen.items() if tags.get("scenario") in {None, part}}
+    rare = threshold.statistic == "max" or (threshold.percent or 0) >= 90
+    strains = [results.generator.strain(number) for number in chosen]
+    own = max((strain.lag_p99 if rare else strain.lag for strain in strains), default=0.0)
+    if name not in FROM_DUE:
+        return own
+    late = [metrics.lateness(part).statistic(threshold.statistic) for part in chosen.values()]
+    return own + max((ms for ms in late if not math.isnan(ms)), default=0.0)
+
+
+def run_complete(results: Results, metrics: Metrics, ended_by: Status) -> tuple[Finding, ...]:
+    """The load was carried out to its end and each scenario's scans were answered; `ended_by` is what came of the
+    threshold that ended the run early."""
     if results.aborted:
-        return Finding("complete", Status.FAIL, f"The run was ended by the threshold {results.aborted}.")
+        status = max(ended_by, Status.INCONCLUSIVE)
+        return (Finding("complete", status, f"The run was ended by the threshold {results.aborted}."),)
     if results.interrupted:
-        return Finding("complete", Status.INCONCLUSIVE, "The run was interrupted before its end.")
+        return (Finding("complete", Status.INCONCLUSIVE, "The run was interrupted before its end."),)
     if results.exhausted:
         text = f"Tickets ran out in {', '.join(results.exhausted)}; seed more of them."
-        return Finding("complete", Status.INCONCLUSIVE, text)
+        return (Finding("complete", Status.INCONCLUSIVE, text),)
     if dropped := sum(
-        results.dropped.get(part.name, 0) for part in results.parts if part.executor.endswith("-iterations")
+        results.dropped.get(part.name, 0) for part in results.parts if part.executor.endswith(("-iterations", "race"))
     ):
         text = f"{dropped:,} iterations found no time within maxDuration and were dropped."
-        return Finding("complete", Status.INCONCLUSIVE, text)
-    if not any(record.part in measured for record in results.records()):
-        return Finding("complete", Status.INCONCLUSIVE, "Nothing was measured.")
-    return Finding("complete", Status.PASS, f"The load ran to its end in {results.elapsed:.1f} s.")
+        return (Finding("complete", Status.INCONCLUSIVE, text),)
+    silent = [_silence(part.name, results, metrics) for part in results.parts if part.measured]
+    if found := [Finding("complete", Status.INCONCLUSIVE, text) for text in silent if text]:
+        return tuple(found)
+    if not silent:
+        return (Finding("complete", Status.INCONCLUSIVE, "Nothing was measured."),)
+    return (Finding("complete", Status.PASS, f"The load ran to its end in {results.elapsed:.1f} s."),)
+
+
+def _silence(name: str, results: Results, metrics: Metrics) -> str:
+    """Why a scenario has put nothing to the test, in a sentence; empty when a scan was answered in substance."""
+    counts = metrics.outcomes(name)
+    if ANSWERS & counts.keys():
+        return ""
+    if not counts:
+        return f"{name}: nothing was measured."
+    most = next(iter(counts))
+    reason = next((f": {sample.body[:120]}" for sample in results.samples if sample.outcome == most), "")
+    told = ", ".join(f"{times:,} {outcome}" for outcome, times in counts.items())
+    return f"{name}: not one scan was answered ({told}){reason}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -151,6 +151,11 @@ class Evidence:
     snapshot: Snapshot
     cases: Mapping[str, Case]
     ghosts: tuple[Record, ...]
+
+    def having(self, fault: Callable[[Case], bool]) -> list[Case]:
+        """The cases with a fault, those of race rounds first: there it shows who met whom."""
+        raced = {self.results.tickets[round_.ticket] for round_ in self.results.rounds}
+        return sorted(filter(fault, self.cases.values()), key=lambda case: case.ticket not in raced)
 
     def trials(self) -> list[Trial]:
         """The race rounds, in their order."""

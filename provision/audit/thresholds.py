@@ -40,8 +40,12 @@ class Threshold:
     """Seconds of load before which it does not end the run."""
 
     @property
+    def text(self) -> str:
+        return f"{self.metric} {self.expression}"
+
+    @property
     def percent(self) -> float | None:
-        """Which percentile it is about, if any."""
+        """The percentile that is asked for; None for other statistics."""
         if self.statistic == "med":
             return 50.0
         return float(self.statistic[2:-1]) if self.statistic.startswith("p(") else None
@@ -122,5 +126,5 @@ def reason_to_stop(thresholds: Iterable[Threshold], metrics: Metrics, elapsed: f
     """The first threshold with `abortOnFail` that has failed after `elapsed` seconds of load, or nothing."""
     for threshold in thresholds:
         if threshold.abort_on_fail and elapsed >= threshold.delay and judge(threshold, metrics).ok is False:
-            return f"{threshold.metric} {threshold.expression}"
+            return threshold.text
     return ""

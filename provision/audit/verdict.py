@@ -43,17 +43,19 @@ def judge(results: Results, snapshot: Snapshot, wanted: Sequence[Threshold]) -> 
     metrics = Metrics(results)
     contention = measure(results)
     judged = tuple(thresholds.judge(threshold, metrics) for threshold in wanted)
+    limits = tuple(_finding(one, conduct.own_delay(one.threshold, results, metrics)) for one in judged)
+    ended_by = [f.status for f, one in zip(limits, judged, strict=True) if one.threshold.text == results.aborted]
     findings = (
-        *_promises(gather(results, snapshot), contention),
+        *_promises(gather(results, snapshot), contention, metrics, max(ended_by, default=Status.INCONCLUSIVE)),
         *conduct.sends_in_time(results, metrics),
-        *(_finding(one, results.generator.lag_p99) for one in judged),
+        *limits,
     )
     worst = max(findings, key=lambda finding: finding.status)
     headline = worst.statement if worst.status else _all_held(findings, judged)
     return Verdict(worst.status, headline, findings, judged, contention, metrics, results.interrupted)
 
 
-def _promises(evidence: Evidence, contention: Contention) -> tuple[Finding, ...]:
+def _promises(evidence: Evidence, contention: Contention, metrics: Metrics, ended_by: Status) -> tuple[Finding, ...]:
     """Every promise that applies to the run; of those that came out equally bad, the first one is the headline."""
     found = (
         promises.winners(evidence),
@@ -65,8 +67,8 @@ def _promises(evidence: Evidence, contention: Contention) -> tuple[Finding, ...]
         conduct.contended(evidence, contention),
         conduct.released(evidence),
         promises.rounds_won(evidence, contention),
-        conduct.generator_kept_up(evidence),
-        conduct.run_complete(evidence),
+        conduct.generator_kept_up(evidence.results, metrics),
+        *conduct.run_complete(evidence.results, metrics, ended_by),
     )
     return tuple(finding for finding in found if finding is not None)
 
@@ -77,8 +79,8 @@ def _all_held(findings: Sequence[Finding], judged: Sequence[Judged]) -> str:
     return f"Every promise held. {limits}{races}".strip()
 
 
-def _finding(judged: Judged, lag: float) -> Finding:
-    """A threshold as a finding. A latency above its limit by less than the tool's own lateness proves nothing."""
+def _finding(judged: Judged, own: float) -> Finding:
+    """A threshold as a finding. A time above its limit by no more than what may be the tool's `own` proves nothing."""
     name, threshold = f"threshold {judged.threshold.metric}", judged.threshold
     if judged.ok is None:
         return Finding(name, Status.INCONCLUSIVE, f"{threshold.metric} {threshold.expression}: there were no samples.")
@@ -91,7 +93,7 @@ def _finding(judged: Judged, lag: float) -> Finding:
         text += " The limit lies inside the interval: another run could go the other way."
     if judged.ok:
         return Finding(name, Status.PASS, text)
-    if judged.low is not None and threshold.comparison in {"<", "<="} and threshold.holds(judged.value - lag):
-        text += f" The tool's own event loop was late by {lag:.1f} ms (p99), which could be all of the excess."
+    if own and threshold.comparison in {"<", "<="} and threshold.holds(judged.value - own):
+        text += f" The tool itself was late by up to {own:.1f} ms, which could be all of the excess."
         return Finding(name, Status.INCONCLUSIVE, text)
     return Finding(name, Status.FAIL, text)

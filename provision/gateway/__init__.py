@@ -5,22 +5,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from provision.errors import ApiError
 from provision.fixtures.ids import Range
 from provision.fixtures.schema import Schema
 
 Row = Mapping[str, Any]
+T = TypeVar("T")
 
 
 class Filter(NamedTuple):
-    """One condition, in PostgREST's words; `has` is not null, `lacks` a text without a part, `outside` neither null's
-    nor a (low, high) range's opposite: null, below or above."""
+    """One condition, in PostgREST's words; `has` is not null, `lacks` a text without a part, `outside` null, below or
+    above a (low, high) range, `among` in one of several such ranges."""
 
     column: str
-    operator: Literal["eq", "gte", "lte", "gt", "is", "in", "has", "match", "lacks", "outside"]
+    operator: Literal["eq", "gte", "lte", "gt", "is", "in", "has", "match", "lacks", "outside", "among"]
     value: Any
 
 
@@ -63,6 +65,27 @@ class Gateway(Protocol):
         """Let go of the connection."""
 
 
+CHUNK = 100
+"""Keys or ranges of keys in a URL, which must stay below 16 kB."""
+
+
 def within(column: str, ids: Range) -> tuple[Filter, Filter]:
     """The conditions that hold for exactly the rows of one of our ranges of ids."""
     return Filter(column, "gte", ids.low), Filter(column, "lte", ids.high)
+
+
+def among(column: str, parts: Iterable[Range]) -> Iterator[tuple[Filter, ...]]:
+    """Conditions that fit a URL and together hold for exactly the rows of some ranges of ids, for each row one."""
+    for few in chunks(parts):
+        yield (
+            within(column, few[0])
+            if len(few) == 1
+            else (Filter(column, "among", [(part.low, part.high) for part in few]),)
+        )
+
+
+def chunks(values: Iterable[T]) -> Iterator[list[T]]:
+    """The values in lists that fit a URL."""
+    left = iter(values)
+    while chunk := list(islice(left, CHUNK)):
+        yield chunk

@@ -20,6 +20,7 @@ _OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "has": lambda cell, value: cell is not None,
     "match": lambda cell, value: cell is not None and re.search(value, cell) is not None,
     "lacks": lambda cell, value: cell is not None and value not in cell,
+    "among": lambda cell, value: cell is not None and any(low <= cell <= high for low, high in value),
     "outside": lambda cell, value: cell is None or cell < value[0] or cell > value[1],
 }
 

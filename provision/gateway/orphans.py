@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 
 from provision.errors import RecipeError
-from provision.fixtures import fakes, ids, plan
-from provision.fixtures.ids import MAX_TABLES, IdRange, Range, row_id
+from provision.fixtures import fakes, plan
+from provision.fixtures.ids import MAX_TABLES, IdRange, Range, Recorded, row_id
 from provision.fixtures.manifest import AppTable, Manifest, OwnedTable
+from provision.fixtures.plan import Plan
 from provision.fixtures.recipe import Recipe
 from provision.fixtures.schema import Schema, Table
-from provision.fixtures.tables import Trace
-from provision.gateway import BatchTooLarge, Filter, Gateway
+from provision.fixtures.tables import TablePlan
+from provision.gateway import BatchTooLarge, Filter, Gateway, among, unmarked
+from provision.gateway.unmarked import Told, Unclear
+from provision.target import Target
 from provision.yamlfile import Document
 
 RUN = re.compile(r"[0-9]{8}-[0-9]{6}-[a-z0-9]{5}")
 """The shape of a run's id."""
 _LAST = (1 << 48) - 1
+_NO_RECIPE = "they name the run, but not as this recipe does: give the one that it was seeded with, --recipe FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,45 +60,116 @@ def _named(gateway: Gateway, table: Table, column: str) -> Iterator[str]:
         known.append(Filter(column, "lacks", found[0]))
 
 
-def manifest(
-    gateway: Gateway,
-    schema: Schema,
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What can be known of a run without its manifest: what it owns, and rows that may be its own or not."""
+
+    manifest: Manifest
+    unclear: tuple[Unclear, ...]
+
+
+def lost(gateway: Gateway, schema: Schema, orphan: Orphan, recipe: Recipe, document: Document, target: Target) -> Lost:
+    """What is left of a run: the tables that hold keys of its own and, as far as the recipe is the run's, the rows
+    whose keys the database made: those with the texts that the recipe gives them, and those that hang on rows of the
+    run and are as the recipe makes them."""
+    chosen = [o for table in schema.tables.values() if (o := _chosen(gateway, table, orphan.run)) is not None]
+    planned = _plan(gateway, recipe, document, schema, orphan.run, chosen)
+    told = {} if planned is None else _numbered(gateway, schema, planned, chosen)
+    tables = planned.tables if planned else ()
+    numbered = [
+        OwnedTable(t.table, t.key, len(told[t.table].own), told[t.table].ranges(), t.trace)
+        for t in tables
+        if t.table in told and told[t.table].own
+    ]
+    names = {owned.table for owned in (*chosen, *numbered)}
+    unclear = [Unclear(name, t.unclear, t.why, len(t.unclear)) for name, t in told.items() if t.unclear]
+    nameless = [
+        name
+        for name in orphan.tables
+        if (key := schema.tables[name].key) and key.is_number and name not in names and (not planned or name in told)
+    ]
+    unclear += [Unclear(n, (), _NO_RECIPE, rows) for n in nameless if (rows := _naming(gateway, schema, n, orphan.run))]
+    parents = {(t.table, c): p for t in tables for c, p in t.parents.items() if p in names}
+    app = tuple(entry for entry in app_tables(recipe, schema) if entry.parent in names)
+    return Lost(_manifest(orphan.run, target, (*chosen, *numbered), app, parents), tuple(unclear))
+
+
+def _manifest(
     run: str,
-    *,
-    target: str,
-    profile: str,
-    traces: Mapping[str, Trace],
-    app: Sequence[AppTable],
+    target: Target,
+    tables: tuple[OwnedTable, ...],
+    app: tuple[AppTable, ...],
+    parents: Mapping[tuple[str, str], str],
 ) -> Manifest:
-    """What can be known of a run without its manifest: the tables that hold keys of its own and, where the database
-    makes the keys, the rows with the texts that a recipe gives them (`traces`); `app` names what the app writes."""
-    tables = [o for table in schema.tables.values() if (o := _owned(gateway, table, run, traces)) is not None]
-    names = {owned.table for owned in tables}
-    known = tuple(entry for entry in app if entry.table in schema.tables and entry.parent in names)
+    """A manifest in place of one that is lost."""
     return Manifest(
         run=run,
         created="",
-        target=target,
-        schema=profile,
+        target=target.url,
+        schema=target.schema,
         recipe="",
         seed=0,
         tickets=0,
-        tables=tuple(tables),
-        written_by_app=known,
-        parents={},
+        tables=tables,
+        written_by_app=app,
+        parents=parents,
         versions={},
         files={},
         state="lost",
     )
 
 
-def traces(recipe: Recipe, document: Document, schema: Schema, run: str) -> dict[str, Trace]:
-    """The texts by which a recipe's rows are found; none when the recipe does not fit the schema."""
+def _plan(
+    gateway: Gateway, recipe: Recipe, document: Document, schema: Schema, run: str, chosen: list[OwnedTable]
+) -> Plan | None:
+    """The plan that the run had, its number of tickets taken from the rows that are there: a table is begun when those
+    before it are whole. None when the recipe does not fit the schema."""
+    day = date(int(run[:4]), int(run[4:6]), int(run[6:8]))
     try:
-        planned = plan.build(recipe, document, schema, run, date(2000, 1, 1), 1)
-    except RecipeError:
-        return {}
-    return {table.table: table.trace for table in planned.tables if table.trace}
+        small = plan.build(recipe, document, schema, run, day, 1)
+        rows, known = {o.table: o.rows for o in chosen}, {o.table: o.ranges for o in chosen}
+        for table in small.tables:
+            if table.trace and table.trace.template:
+                known[table.table] = (told := _marked(gateway, run, table)).ranges()
+                rows[table.table] = len(told.own)
+        tickets = max(_tickets(recipe, name, count) for name, count in rows.items()) if rows else 0
+        for table in small.tables if not tickets else ():
+            if table.trace and not table.trace.template:
+                where = among(table.trace.column, known.get(table.trace.parent or "", ()))
+                hanging = sum(gateway.count(table.table, some) for some in where)
+                tickets = max(tickets, _tickets(recipe, table.table, hanging))
+        return plan.build(recipe, document, schema, run, day, max(1, tickets - 1))
+    except (RecipeError, ValueError):
+        return None
+
+
+def _tickets(recipe: Recipe, table: str, rows: int) -> int:
+    """The tickets, the race's included, of a run with so many rows in a table; 0 where that does not tell."""
+    words = recipe.tables[table].rows if table in recipe.tables else 1
+    return 0 if isinstance(words, int) or "/" in words else rows // recipe.tables[table].count(1)
+
+
+def _numbered(gateway: Gateway, schema: Schema, planned: Plan, chosen: list[OwnedTable]) -> dict[str, Told]:
+    """The run's rows in the tables whose keys the database makes, parents first."""
+    known: dict[str, tuple[Range, ...]] = {owned.table: owned.ranges for owned in chosen}
+    found: dict[str, Told] = {}
+    for table in planned.tables:
+        if table.trace is None or not isinstance(table.ids, Recorded):
+            continue
+        if table.trace.template is not None:
+            told = _marked(gateway, planned.run, table)
+        else:
+            above = known.get(table.trace.parent or "", ())
+            told = unmarked.tell(gateway, schema.tables[table.table], planned, table, above)
+        unmarked.record(table.ids, told.own)
+        known[table.table], found[table.table] = told.ranges(), told
+    return found
+
+
+def _naming(gateway: Gateway, schema: Schema, table: str, run: str) -> int:
+    """How many rows of a table name a run in some text."""
+    texts = [column.name for column in schema.tables[table].columns.values() if column.is_text]
+    return max(gateway.count(table, [Filter(column, "match", run)]) for column in texts)
 
 
 def app_tables(recipe: Recipe, schema: Schema) -> list[AppTable]:
@@ -108,32 +183,31 @@ def app_tables(recipe: Recipe, schema: Schema) -> list[AppTable]:
     return found
 
 
-def _owned(gateway: Gateway, table: Table, run: str, traces: Mapping[str, Trace]) -> OwnedTable | None:
-    """The rows of a run in a table; None when it has none there."""
-    key, trace = table.key, traces.get(table.name)
-    if key is None:
+def _chosen(gateway: Gateway, table: Table, run: str) -> OwnedTable | None:
+    """The range of a run's own keys in a table: which of its tables it was, and how far it goes, say the keys. None
+    when it has none there."""
+    key = table.key
+    if key is None or not (key.kind == "uuid" or key.is_text):
         return None
-    found: tuple[Range, ...] = ()
-    if key.kind == "uuid" or key.is_text:
-        found = _chosen(gateway, table.name, key.name, run)
-    elif key.is_number and trace is not None and trace.template is not None:
-        found = _made(gateway, table.name, key.name, run, trace.column, trace.template)
-    return OwnedTable(table.name, key.name, sum(part.count for part in found), found) if found else None
-
-
-def _chosen(gateway: Gateway, table: str, key: str, run: str) -> tuple[Range, ...]:
-    """The range of a run's own keys in a table: which of its tables it was, and how far it goes, say the keys."""
     low, high = row_id(run, 0, 0), row_id(run, MAX_TABLES - 1, _LAST)
-    last = gateway.last(table, key, [Filter(key, "gte", low), Filter(key, "lte", high)])
+    last = gateway.last(table.name, key.name, [Filter(key.name, "gte", low), Filter(key.name, "lte", high)])
     if last is None:
-        return ()
-    number, ordinal = int(str(last)[20:23], 16), int(str(last)[-12:], 16)
-    return (IdRange(run, number, 0, ordinal + 1),)
+        return None
+    number, rows = int(str(last)[20:23], 16), int(str(last)[-12:], 16) + 1
+    return OwnedTable(table.name, key.name, rows, (IdRange(run, number, 0, rows),))
 
 
-def _made(gateway: Gateway, table: str, key: str, run: str, column: str, template: str) -> tuple[Range, ...]:
-    """The keys that the database made for rows that have the very text which a recipe gives them."""
+def _marked(gateway: Gateway, run: str, table: TablePlan) -> Told:
+    """The rows whose keys the database made and that have the very text which the recipe gives them."""
+    assert table.trace is not None  # noqa: S101
+    column, template = table.trace.column, table.trace.template or ""
     text = re.escape(template.replace("{run}", run).replace("{short}", fakes.short(run)))
-    pattern = "^" + re.sub(r"\\\{n(:\w+)?\\\}", "[0-9]+", text).replace("\\-", "-").replace("\\ ", " ") + "$"
-    rows = gateway.select(table, [key], [Filter(column, "match", pattern)], key=key)
-    return ids.ranges(int(row[key]) for row in rows)
+    pattern = "^" + re.sub(r"\\\{n(:\w+)?\\\}", " *([0-9]+)", text).replace("\\-", "-").replace("\\ ", " ") + "$"
+    found: dict[int, list[int]] = {}
+    for row in gateway.select(table.table, [table.key, column], [Filter(column, "match", pattern)], key=table.key):
+        if number := re.fullmatch(pattern, row[column]):
+            found.setdefault(int(number[1]) - 1, []).append(int(row[table.key]))
+    doubles = tuple(sorted(key for keys in found.values() for key in keys if len(keys) > 1))
+    return Told(
+        {n: keys[0] for n, keys in found.items() if len(keys) == 1}, doubles, unmarked.DOUBLE if doubles else ""
+    )

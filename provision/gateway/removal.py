@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from provision.errors import ApiError
 from provision.fixtures import ids
 from provision.fixtures.ids import Range
 from provision.fixtures.manifest import Manifest
-from provision.gateway import BatchTooLarge, Filter, Gateway, within
+from provision.gateway import BatchTooLarge, Filter, Gateway, among, chunks
 from provision.gateway.pace import Pace
-from provision.gateway.scope import CHUNK, Foreign, Scope, Slice, open_scope
+from provision.gateway.scope import Foreign, Scope, Slice, open_scope
 
 FIRST = 2_000
 """Rows of the first delete; as many more as pay follow."""
@@ -110,37 +109,34 @@ class _Emptying:
         for part in self.scope.slices[self.table]:
             if part.column == self.scope.keys.get(self.table) and part.ranges:
                 kept = self.scope.kept.get(self.table, ())
-                for span in (rest for own in part.ranges for rest in ids.without(own, kept)):
-                    self._span(part.column, span)
+                self._spans(part.column, (rest for own in part.ranges for rest in ids.without(own, kept)))
             elif self.table in self.scope.kept or part.of:
                 self._by_keys(part)
             else:
-                for span in part.ranges:
-                    self._span(part.column, span)
+                self._spans(part.column, part.ranges)
         return self.why
 
-    def _span(self, column: str, span: Range) -> None:
-        """Delete the rows whose column lies in a range, in pieces as large as pays."""
-        pending = [span]
+    def _spans(self, column: str, spans: Iterable[Range]) -> None:
+        """Delete the rows whose column lies in some ranges, in pieces as large as pays."""
+        pending: list[list[Range]] = list(chunks(spans))[::-1]
         while pending and self.refused < MOST_REFUSED:
-            now = pending.pop()
-            if now.count > self.pace.size:
-                pending.append(now.part(self.pace.size, now.count - self.pace.size))
-                now = now.part(0, self.pace.size)
-            if not self._delete(within(column, now), now.count):
-                half = now.count // 2
-                pending += [now.part(half, now.count - half), now.part(0, half)] if half else []
+            now, rest = ids.take(pending.pop(), self.pace.size)
+            pending += [rest] if rest else []
+            rows = sum(part.count for part in now)
+            if not self._delete(next(among(column, now)), rows) and rows > 1:
+                pending += ids.take(now, rows // 2)[::-1]
 
     def _by_keys(self, part: Slice) -> None:
         """Delete the rows of a slice but for those that are kept, by their keys."""
         key = self.scope.keys[self.table]
         kept = self.scope.kept.get(self.table, set())
         keys = [value for value in self.scope.values(part, key) if value not in kept]
-        pending = list(_parts(keys, CHUNK))
+        pending = list(chunks(keys))
         while pending and self.refused < MOST_REFUSED:
             now = pending.pop()
             if not self._delete((Filter(key, "in", now),), len(now)) and len(now) > 1:
-                pending += _parts(now, (len(now) + 1) // 2)
+                half = len(now) // 2
+                pending += [now[half:], now[:half]]
 
     def _delete(self, where: Sequence[Filter], rows: int) -> bool:
         """One delete; False when it was refused, and then nothing went."""
@@ -164,11 +160,3 @@ class _Emptying:
         if rows == 1:
             self.refused += 1
             self.why = f"{error} {error.hint}".strip()
-
-
-def _parts(keys: Iterable[object], size: int) -> list[list[object]]:
-    values = iter(keys)
-    parts = []
-    while part := list(islice(values, size)):
-        parts.append(part)
-    return parts

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
 
+from provision.fixtures import ids
 from provision.fixtures.ids import Id, Range
 from provision.fixtures.manifest import Manifest
 from provision.fixtures.schema import Schema
-from provision.gateway import Filter, Gateway, settling, within
+from provision.gateway import Filter, Gateway, among, chunks, settling
 
-CHUNK = 100
-"""Keys in a URL, which must stay below 16 kB."""
 Where = tuple[Filter, ...]
 
 
@@ -66,10 +65,9 @@ class Scope:
 
     def where(self, part: Slice) -> Iterator[Where]:
         """The conditions under which rows belong to a slice, each row meeting one of them."""
-        for ids in part.ranges:
-            yield within(part.column, ids)
+        yield from among(part.column, part.ranges)
         for above in part.of:
-            for keys in _chunks(self.values(above, self.keys[above.table])):
+            for keys in chunks(self.values(above, self.keys[above.table])):
                 yield (Filter(part.column, "in", keys),)
 
     def values(self, part: Slice, column: str) -> Iterator[Any]:
@@ -110,7 +108,7 @@ class Scope:
     def _strangers(self, child: str, column: str, part: Slice, referenced: str) -> Iterator[Foreign]:
         """The rows of a table that point into a slice and are in none of ours."""
         ours = self.slices.get(child, ())
-        outside = [Filter(own.column, "outside", (ids.low, ids.high)) for own in ours for ids in own.ranges]
+        outside = [Filter(own.column, "outside", (some.low, some.high)) for own in ours for some in own.ranges]
         few = len(outside) <= 8  # more would not fit a URL: then rows are told apart here
         single = self.schema.tables[child].key
         key = single.name if single else self.keys.get(child, column)
@@ -123,11 +121,11 @@ class Scope:
     def _pointing(self, child: str, column: str, part: Slice, referenced: str) -> Iterator[Where]:
         """The conditions under which a row points into a slice."""
         if referenced == part.column and part.ranges:
-            yield from (within(column, ids) for ids in part.ranges)
+            yield from among(column, part.ranges)
             return
         if not self.gateway.count(child, [Filter(column, "has", True)]):
             return
-        for values in _chunks(self.values(part, referenced)):
+        for values in chunks(self.values(part, referenced)):
             yield (Filter(column, "in", values),)
 
     def _holds(self, part: Slice, row: Mapping[str, Any]) -> bool:
@@ -135,7 +133,7 @@ class Scope:
         value = row[part.column]
         if value is None:
             return False
-        if any(_lies_in(ids, value) for ids in part.ranges):
+        if ids.place(part.ranges, value) is not None:
             return True
         for above in part.of:
             where = [Filter(self.keys[above.table], "eq", value)]
@@ -155,7 +153,7 @@ class Scope:
             if pointed[reference] == key:
                 self.kept.setdefault(table, set()).update(some)
                 continue
-            for chunk in _chunks(some):
+            for chunk in chunks(some):
                 rows = self.gateway.select(table, [key], [Filter(pointed[reference], "in", chunk)], key=key)
                 self.kept.setdefault(table, set()).update(row[key] for row in rows)
 
@@ -169,7 +167,7 @@ class Scope:
         columns |= {c: (p, self.keys[p]) for (t, c), p in self.parents.items() if t == table and c not in columns}
         above = {c: ref for c, ref in columns.items() if ref[0] in self.slices and ref[0] != table}
         key = self.keys[table]
-        for chunk in _chunks(self.kept.get(table, ()) if above else ()):
+        for chunk in chunks(self.kept.get(table, ()) if above else ()):
             for row in self.gateway.select(table, list(above), [Filter(key, "in", chunk)], key=key):
                 for column, (parent, _) in above.items():
                     if row[column] is not None:
@@ -200,7 +198,7 @@ def open_scope(gateway: Gateway, manifest: Manifest) -> Scope:
 
 def _app_slice(table: str, column: str, own: Sequence[Slice], keys: Mapping[str, str]) -> Slice:
     """The rows of a table that point at rows of ours."""
-    direct = tuple(ids for part in own for ids in part.ranges if part.column == keys.get(part.table))
+    direct = tuple(some for part in own for some in part.ranges if part.column == keys.get(part.table))
     return Slice(table, column, direct, tuple(part for part in own if part.column != keys.get(part.table)))
 
 
@@ -223,23 +221,3 @@ def _children_first(schema: Schema, slices: Mapping[str, Any], manifest: Manifes
     except CycleError:  # by columns that the app fills later: the order of the plan is as good as any
         app = [entry.table for entry in manifest.written_by_app]
         return list(dict.fromkeys([*reversed(app), *(owned.table for owned in reversed(manifest.tables))]))
-
-
-def _lies_in(ids: Range, value: Any) -> bool:
-    try:
-        ids.ordinal(value)
-    except (KeyError, ValueError):
-        return False
-    return True
-
-
-def _chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
-    """The values in lists that fit a URL."""
-    chunk: list[Any] = []
-    for value in values:
-        chunk.append(value)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

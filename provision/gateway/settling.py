@@ -7,10 +7,7 @@ from collections.abc import Iterator, Sequence
 from provision.fixtures import fakes, ids
 from provision.fixtures.ids import Range
 from provision.fixtures.manifest import Batch, OwnedTable
-from provision.gateway import Filter, Gateway, Row, within
-
-CHUNK = 100
-"""Values in a URL, which must stay below 16 kB."""
+from provision.gateway import Filter, Gateway, Row, among, chunks
 
 
 def find(gateway: Gateway, run: str, owned: OwnedTable, batch: Batch, parents: Sequence[Range]) -> list[Row]:
@@ -21,11 +18,11 @@ def find(gateway: Gateway, run: str, owned: OwnedTable, batch: Batch, parents: S
         return []
     columns = [owned.key, trace.column]
     if trace.template is not None:
-        texts = [fakes.trace(trace.template, run, owned.table, n) for n in range(batch.start, batch.stop)]
-        where = [(Filter(trace.column, "in", texts[i : i + CHUNK]),) for i in range(0, len(texts), CHUNK)]
+        texts = [fakes.trace(trace.template, run, n) for n in range(batch.start, batch.stop)]
+        where = [(Filter(trace.column, "in", some),) for some in chunks(texts)]
     else:
         newer = () if batch.floor is None else (Filter(owned.key, "gt", batch.floor),)
-        where = [(*within(trace.column, part), *newer) for part in parents]
+        where = [(*some, *newer) for some in among(trace.column, parents)]
     found = [row for part in where for row in gateway.select(owned.table, columns, part, key=owned.key)]
     if trace.template is None and len(found) != batch.stop - batch.start:
         return []

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 from postgrest import APIError, CountMethod, ReturnMethod
+from pydantic_core import to_json
 from supabase import Client, ClientOptions
 from supabase.client import create_client
 
@@ -28,6 +31,8 @@ _PASSING = {"40001", "40P01", "55P03", "53300", "57P01", "PGRST000", "PGRST001",
 _SCHEMA_CACHE = {"PGRST202", "PGRST204", "PGRST205"}
 _PASSING_STATUS = {408, 429, 502, 503, 504, 520, 521, 522, 523, 524, 544}
 _RESTRICTED = {402: "the project is restricted (quota or billing)", 540: "the project is paused"}
+
+_UNLESS_THERE = "return=minimal,resolution=ignore-duplicates,missing=default"
 
 T = TypeVar("T")
 _Query = Any  # supabase-py's builders share methods, not a type
@@ -83,14 +88,18 @@ class SupabaseGateway:
             ) from None
 
     def insert(self, table: str, rows: Sequence[Row], *, key: str) -> None:
+        body = to_json(rows)  # several times faster than the library's way, whose arguments these are
+        columns = ",".join(f'"{name}"' for name in dict.fromkeys(name for row in rows for name in row))
+
         def write() -> None:
-            self._client.table(table).upsert(
-                list(rows),
-                returning=ReturnMethod.minimal,
-                ignore_duplicates=True,
-                on_conflict=key,
-                default_to_null=False,
-            ).execute()
+            response = self._http.post(
+                f"{self._target.url}/rest/v1/{quote(table)}",
+                params={"on_conflict": key, "columns": columns},
+                headers={**self._target.headers, "Content-Type": "application/json", "Prefer": _UNLESS_THERE},
+                content=body,
+            )
+            if not response.is_success:
+                raise APIError(_body(response))
 
         self._call(f"insert into {table}", write, divisible=len(rows) > 1)
 
@@ -102,7 +111,7 @@ class SupabaseGateway:
             attempts += 1
             if attempts > 1 and (found := look()):
                 return found
-            query = self._client.table(table).insert(list(rows), default_to_null=False).select(*columns)
+            query = self._client.table(table).insert(list(rows), default_to_null=False).select(*map(_name, columns))
             data: Any = query.execute().data
             return list(data)
 
@@ -110,7 +119,7 @@ class SupabaseGateway:
 
     def count(self, table: str, where: Sequence[Filter]) -> int:
         def read() -> int:
-            column = where[0].column if where else "*"
+            column = _name(where[0].column) if where else "*"
             query = self._client.table(table).select(column, count=CountMethod.exact).limit(1)
             return _filtered(query, where).execute().count or 0
 
@@ -118,7 +127,7 @@ class SupabaseGateway:
 
     def select(self, table: str, columns: Sequence[str], where: Sequence[Filter], *, key: str) -> Iterator[Row]:
         last: Sequence[Filter] = ()
-        names = ",".join(dict.fromkeys([key, *columns]))
+        names = ",".join(map(_name, dict.fromkeys([key, *columns])))
         while True:
             page = self._page(table, names, [*where, *last], key)
             yield from page
@@ -136,7 +145,7 @@ class SupabaseGateway:
 
     def last(self, table: str, column: str, where: Sequence[Filter]) -> Any:
         def read() -> Any:
-            query = _filtered(self._client.table(table).select(column), [*where, Filter(column, "has", True)])
+            query = _filtered(self._client.table(table).select(_name(column)), [*where, Filter(column, "has", True)])
             rows = query.order(column, desc=True).limit(1).execute().data
             return rows[0][column] if rows else None
 
@@ -186,6 +195,11 @@ def _trust(ca_file: Path) -> ssl.SSLContext:
         raise ConfigError(f"{CA_VARIABLE}: {ca_file}: {reason}.", hint="Name a PEM file, or unset it.") from None
 
 
+def _name(column: str) -> str:
+    """A column's name in a list of columns or conditions, where the library takes out blanks that are not quoted."""
+    return column if re.fullmatch(r"\w+", column) else f'"{column}"'
+
+
 def _filtered(query: _Query, where: Sequence[Filter]) -> _Query:
     for condition in where:
         query = _condition(query, *condition)
@@ -200,7 +214,13 @@ def _condition(query: _Query, column: str, operator: str, value: Any) -> _Query:
     if operator == "lacks":
         return query.not_.like(column, f"*{value}*")
     if operator == "outside":
-        return query.or_(f"{column}.is.null,{column}.lt.{value[0]},{column}.gt.{value[1]}")
+        name = _name(column)
+        return query.or_(f"{name}.is.null,{name}.lt.{value[0]},{name}.gt.{value[1]}")
+    if operator == "among":
+        single = ",".join(str(low) for low, high in value if low == high)
+        name = _name(column)
+        parts = [f"and({name}.gte.{low},{name}.lte.{high})" for low, high in value if low != high]
+        return query.or_(",".join([*([f"{name}.in.({single})"] if single else []), *parts]))
     if operator == "is" or value is None:
         return query.is_(column, value)
     return query.filter(column, operator, str(value).lower() if isinstance(value, bool) else value)

@@ -3,39 +3,52 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from provision.audit.evidence import Snapshot
 from provision.errors import ScenarioError
 from provision.fixtures.ids import Range
 from provision.fixtures.schema import Schema
-from provision.gateway import Filter, Gateway, within
+from provision.gateway import Filter, Gateway, Row, among
 from provision.load.spec import Evidence, Truth
 from provision.yamlfile import unknown
 
 
-def take(gateway: Gateway, schema: Schema, truth: Truth, ids: Range) -> Snapshot:
+def take(gateway: Gateway, schema: Schema, truth: Truth, ids: Sequence[Range]) -> Snapshot:
     """Who was let in, of the tickets in `ids`."""
     consumed = None if truth.consumed is None else frozenset(_tickets(gateway, schema, truth.consumed, ids))
     entries = None if truth.entries is None else Counter(_tickets(gateway, schema, truth.entries, ids))
     return Snapshot(consumed, entries, scanned_at=_scanned_at(gateway, schema, truth.dated, ids))
 
 
-def _tickets(gateway: Gateway, schema: Schema, evidence: Evidence, ids: Range) -> Iterable[str]:
+def count(gateway: Gateway, evidence: Evidence, ids: Sequence[Range]) -> int:
+    """How many rows a table has about the tickets in `ids`, whatever they say."""
+    return sum(gateway.count(evidence.table, where) for where in among(evidence.ticket, ids))
+
+
+def _tickets(gateway: Gateway, schema: Schema, evidence: Evidence, ids: Sequence[Range]) -> Iterable[str]:
     """The ticket of each row that counts."""
-    where = [*within(evidence.ticket, ids), *conditions(evidence.where)]
-    rows = gateway.select(evidence.table, [evidence.ticket], where, key=_key(schema, evidence))
-    return (str(row[evidence.ticket]) for row in rows)
+    return (str(row[evidence.ticket]) for row in _rows(gateway, schema, evidence, [evidence.ticket], ids))
 
 
-def _scanned_at(gateway: Gateway, schema: Schema, evidence: Evidence | None, ids: Range) -> dict[str, str] | None:
+def _scanned_at(
+    gateway: Gateway, schema: Schema, evidence: Evidence | None, ids: Sequence[Range]
+) -> dict[str, str] | None:
     """When the database says that each ticket was scanned; None when the scenario does not say where that stands."""
     if evidence is None or evidence.scanned_at is None:
         return None
-    where = [*within(evidence.ticket, ids), *conditions(evidence.where)]
-    rows = gateway.select(evidence.table, [evidence.ticket, evidence.scanned_at], where, key=_key(schema, evidence))
+    rows = _rows(gateway, schema, evidence, [evidence.ticket, evidence.scanned_at], ids)
     return {str(row[evidence.ticket]): row[evidence.scanned_at] for row in rows if row[evidence.scanned_at]}
+
+
+def _rows(
+    gateway: Gateway, schema: Schema, evidence: Evidence, columns: Sequence[str], ids: Sequence[Range]
+) -> Iterator[Row]:
+    """Some columns of the rows that count, of the tickets in `ids`."""
+    for some in among(evidence.ticket, ids):
+        where = [*some, *conditions(evidence.where)]
+        yield from gateway.select(evidence.table, columns, where, key=_key(schema, evidence))
 
 
 def rows_of(gateway: Gateway, schema: Schema, truth: Truth, tickets: Iterable[str]) -> dict[str, list[dict[str, Any]]]:

@@ -54,7 +54,7 @@ class Course:
                 ticker.cancel()
         except* ProvisionError as failed:
             raise failed.exceptions[0] from None
-        at_tick()
+        self._end_window(at_tick)
 
     async def _scenario(self, name: str, executor: AnyExecutor) -> None:
         if isinstance(executor, Race) and self.session.share.index:
@@ -79,7 +79,11 @@ class Course:
             await tick.wait()
             if number % 4 == 0:
                 self.vus.append(self.session.active)
-            at_tick()
+            self._end_window(at_tick)
+
+    def _end_window(self, at_tick: Callable[[], None]) -> None:
+        self.pulse.window(bytes(self.session.fresh))
+        at_tick()
 
     def so_far(self) -> dict[str, Any]:
         """What this process knows by now besides its records, for `merge`; plain values."""

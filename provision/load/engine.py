@@ -154,7 +154,7 @@ class _Run:
             parts=tuple(self.session.parts),
             tickets=tuple(ticket["id"] for ticket in self.job.tickets[:used]),
             rounds=tuple(self.session.rounds),
-            generator=_worst([summary["generator"] for summary in summaries if "generator" in summary]),
+            generator=Generator.worst([summary["generator"] for summary in summaries if "generator" in summary]),
             samples=tuple(Sample(str(o), s, body, counts[o, s]) for (o, s), body in bodies.items() if o in COMPLETE),
             connections=sum(summary["connections"] for summary in summaries),
             bytes_sent=sum(summary["bytes_sent"] for summary in summaries),
@@ -169,12 +169,6 @@ class _Run:
             winners=self.job.scenario.winners,
             promise=self.job.scenario.promise,
         )
-
-
-def _worst(generators: Sequence[Generator]) -> Generator:
-    """The worst of each figure over all processes."""
-    columns = zip(*((g.cpu, g.lag_p50, g.lag_p99, g.lag_max) for g in generators), strict=True)
-    return Generator(*map(max, columns))
 
 
 @contextmanager

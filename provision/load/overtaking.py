@@ -13,6 +13,7 @@ when the API's own thread is the bottleneck, and over a network the round trip h
 from __future__ import annotations
 
 import asyncio
+import math
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ from provision.load.results import Probe
 
 AS_GOOD = 3  # scans that overtake reads slowed down by something else count as much as one that is a proof
 ROWS = 100  # tickets that a slow read goes through at most
-GROUPS = range(3, 10)  # each further group multiplies the splits that the regular expression has to try
+GROUPS = range(3, 10)  # each further group multiplies the splits that the regular expression has to try, by about
+STEP = 5  # …as much as this
+SPARE = 1.3  # how much longer than wanted a read is made
 LEAST_NS = 100_000_000  # what a slow read is to take; long enough for the sleep before the scan to be a small part
 SCANS_LONG = 6  # …and at least this many scans
 MOST_NS = 3_000_000_000  # below every statement timeout of Supabase
@@ -80,18 +83,22 @@ async def calibrate(ask: Ask, read: SlowRead, scan_ns: int) -> Calibrated:
 
 
 async def _climb(ask: Ask, read: SlowRead, wanted: int) -> Calibrated:
-    """Make the search of the slowest column harder, twice at each step, until even its shortest time is enough."""
-    most = min(ROWS, len(read.ids))
-    times = {column: await _time(ask, read.request(column, GROUPS[1], most)) for column in read.columns}
-    slowest = max(times, key=lambda column: times[column])
-    for groups in GROUPS:
-        for rows in sorted({-(-most // 4), -(-most // 2), most}):
-            request = read.request(slowest, groups, rows)
-            alone = await _time(ask, request)
-            for _ in range(TRIES - 1):
-                alone = min(alone, await _time(ask, request)) if alone >= wanted else alone
-            if alone >= wanted:
-                return Calibrated(request)
+    """Make the search harder, beginning with one row, until even the shorter of two times is enough.
+
+    Each step is to take at most a few times as long as the one before, so that none of them runs into a time-out
+    whatever the texts are. All columns are timed again at each: one that was slow once may have met something else.
+    """
+    most, rows, groups = min(ROWS, len(read.ids)), 1, GROUPS[0]
+    while groups in GROUPS:
+        times = {column: await _time(ask, read.request(column, groups, rows)) for column in read.columns}
+        slowest = max(times, key=lambda column: times[column])
+        request, took = read.request(slowest, groups, rows), times[slowest]
+        if took >= wanted and (took := min(took, await _time(ask, request))) >= wanted:
+            return Calibrated(request)
+        if rows < most:
+            rows = min(most, rows * STEP, rows + math.ceil(rows * (SPARE * wanted / took - 1)))
+        else:
+            rows, groups = -(-most // STEP), groups + 1
     return Calibrated(problem=f"no search of {read.table} takes as long as {wanted / 1e6:.0f} ms")
 
 

@@ -59,7 +59,10 @@ async def _rounds(session: Session, name: str, executor: Race, channel: Channel,
     scenario = session.job.scenario
     deadline = time.perf_counter_ns() + int(executor.maxDuration * 1e9)
     for number in range(executor.rounds):
-        if session.stopping.is_set() or time.perf_counter_ns() > deadline:
+        if session.stopping.is_set():
+            break
+        if time.perf_counter_ns() > deadline:
+            session.dropped[name] += (executor.rounds - number) * executor.vus
             break
         if (ticket := session.take(name)) is None:
             break

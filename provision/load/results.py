@@ -5,8 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field, replace
 from io import BytesIO
 from typing import IO, Any, NamedTuple
 
@@ -132,14 +132,57 @@ class Raced:
 
 
 @dataclass(frozen=True, slots=True)
+class Strain:
+    """What the requests of a part (by its number) met of the tool itself when they ended, on average: the share of a
+    core that it used and the share of the time that it waited for one, the mean and p99 lateness of its loop in ms; and
+    the share of the requests at whose time it was at its limit."""
+
+    part: int
+    requests: int
+    cpu: float
+    waited: float
+    lag: float
+    lag_p99: float
+    saturated: float
+
+
+@dataclass(frozen=True, slots=True)
 class Generator:
-    """How the tool itself fared: CPU share of one core and lateness of its loop, in ms; of several processes, the worst
-    of each."""
+    """How the tool itself fared over the whole course: the share of a core that it used, lateness of its loop in ms,
+    the share of the time that it waited for a core, and what each part had of it; of several processes, the worst of
+    each."""
 
     cpu: float
     lag_p50: float
     lag_p99: float
     lag_max: float
+    waited: float = 0.0
+    strains: tuple[Strain, ...] = ()
+
+    def strain(self, part: int) -> Strain:
+        """What this part met; nothing when none of its requests ended."""
+        none = Strain(part, 0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        return next((strain for strain in self.strains if strain.part == part), none)
+
+    @classmethod
+    def worst(cls, generators: Sequence[Generator]) -> Generator:
+        """The worst of each figure over several processes."""
+        cpu, p50, p99, most, waited = (
+            max(column)
+            for column in zip(*((g.cpu, g.lag_p50, g.lag_p99, g.lag_max, g.waited) for g in generators), strict=True)
+        )
+        parts: dict[int, list[Strain]] = {}
+        for strain in (strain for generator in generators for strain in generator.strains):
+            parts.setdefault(strain.part, []).append(strain)
+        strains = (
+            Strain(
+                part,
+                sum(one.requests for one in found),
+                *(max(column) for column in zip(*(astuple(one)[2:] for one in found), strict=True)),
+            )
+            for part, found in sorted(parts.items())
+        )
+        return cls(cpu, p50, p99, most, waited, tuple(strains))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,13 +249,17 @@ class Results:
                 "tickets": tuple(data["tickets"]),
                 "rounds": tuple(Round(**{**one, "late": tuple(one.get("late", ()))}) for one in data["rounds"]),
                 "races": tuple(_raced(race) for race in data.get("races", ())),
-                "generator": Generator(**data["generator"]),
+                "generator": _generator(data["generator"]),
                 "samples": tuple(Sample(**sample) for sample in data["samples"]),
                 "exhausted": tuple(data["exhausted"]),
                 "vus": tuple(data.get("vus", ())),
             },
             journal=journal[: len(journal) // SIZE * SIZE],
         )
+
+
+def _generator(data: dict[str, Any]) -> Generator:
+    return Generator(**{**data, "strains": tuple(Strain(**strain) for strain in data.get("strains", ()))})
 
 
 def _raced(data: dict[str, Any]) -> Raced:

@@ -11,6 +11,7 @@ from typing import Any
 
 from provision.audit.finding import Finding
 from provision.audit.metrics import KINDS, Counter, Metric, Rate, Trend
+from provision.load.results import Results
 from provision.report import words
 from provision.report.model import Report
 
@@ -41,13 +42,23 @@ def summary(report: Report) -> dict[str, Any]:
         },
         "outcomes": {part.name: verdict.metrics.outcomes(part.name) for part in results.parts if part.measured},
         "race": asdict(verdict.contention) if verdict.contention.rounds else None,
-        "generator": asdict(results.generator),
+        "generator": _generator(results),
         "samples": [asdict(sample) for sample in results.samples],
         "run": dict(report.run),
         "root_group": _ROOT,
         "options": {"summaryTrendStats": list(_TREND), "summaryTimeUnit": "", "noColor": False},
         "state": {"isStdOutTTY": False, "isStdErrTTY": False, "testRunDurationMs": round(results.elapsed * 1000, 3)},
     }
+
+
+def _generator(results: Results) -> dict[str, Any]:
+    """How the tool itself fared, and what each scenario's requests met of it."""
+    strains = {
+        part.name: {name: value for name, value in asdict(results.generator.strain(number)).items() if name != "part"}
+        for number, part in enumerate(results.parts)
+        if part.measured
+    }
+    return {**asdict(results.generator), "strains": strains}
 
 
 def _metrics(report: Report) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def _table(left: Sequence[str], right: Sequence[str]) -> Table:
 
 def _race(report: Report) -> Text:
     contention = report.verdict.contention
-    known = "not measured" if contention.concurrency is None else f"at least {contention.concurrency}"
+    known = {None: "not measured", 1: "1"}.get(contention.concurrency, f"at least {contention.concurrency}")
     return Text(
         f"\nrace: {contention.overlapping} of {contention.rounds} rounds contended, release spread "
         f"{contention.spread_median:.2f} ms (p95 {contention.spread_p95:.2f}),\n"

@@ -64,7 +64,7 @@ def _limit(judged: Judged, finding: Finding) -> str:
 
 
 def _twice(evidence: Evidence) -> str:
-    broken = _cases(evidence, lambda case: case.twice)
+    broken = evidence.having(lambda case: case.twice)
     case, many = broken[0], len(broken) > 1
     times = max(len(case.acknowledged), case.stored)
     much = "more than once" if case.allowed == 1 else f"more than {case.allowed} times"
@@ -80,18 +80,18 @@ def _twice(evidence: Evidence) -> str:
 
 
 def _lost(evidence: Evidence) -> str:
-    broken = _cases(evidence, lambda case: case.lost)
+    broken = evidence.having(lambda case: case.lost)
     return f"{_guests(len(broken))} let in of whom the database knows nothing, first with ticket {_short(broken[0])}."
 
 
 def _unexpected(evidence: Evidence) -> str:
-    broken = _cases(evidence, lambda case: case.unexpected)
+    broken = evidence.having(lambda case: case.unexpected)
     tickets = "One ticket counts" if len(broken) == 1 else f"{len(broken):,} tickets count"
     return f"{tickets} as used though no gate let anybody in with it, first {_short(broken[0])}."
 
 
 def _disagrees(evidence: Evidence) -> str:
-    broken = _cases(evidence, lambda case: case.disagrees)
+    broken = evidence.having(lambda case: case.disagrees)
     tickets = "one ticket" if len(broken) == 1 else f"{len(broken):,} tickets"
     return f"The database contradicts itself about {tickets}, first {_short(broken[0])}."
 
@@ -102,10 +102,6 @@ _BROKEN: Mapping[str, Callable[[Evidence], str]] = {
     "none-unexpected": _unexpected,
     "database-agrees": _disagrees,
 }
-
-
-def _cases(evidence: Evidence, broken: Callable[[Case], bool]) -> list[Case]:
-    return [case for case in evidence.cases.values() if broken(case)]
 
 
 def _short(case: Case) -> str:

@@ -15,7 +15,7 @@ from provision.errors import ApiError, Refused, TargetError, Unreachable
 from provision.fixtures import manifest, plan, recipe
 from provision.fixtures.ids import IdRange, row_id
 from provision.fixtures.plan import Plan
-from provision.gateway import BatchTooLarge, Filter, Gateway, removal, seeding, truth, within
+from provision.gateway import BatchTooLarge, Filter, Gateway, among, removal, seeding, truth, within
 from provision.gateway.memory import MemoryGateway
 from provision.gateway.supabase import PAGE, SupabaseGateway
 from provision.load.spec import Evidence, Truth
@@ -86,6 +86,18 @@ def test_a_range_deletes_its_own_rows_and_no_other(gateway: Gateway, run: str) -
     assert gateway.delete("staff", within("id", IdRange(run, 0, 2, 5))) == 0
 
 
+def test_several_ranges_are_counted_read_and_deleted_without_what_lies_between(gateway: Gateway, run: str) -> None:
+    gateway.insert("staff", staff(run, 10), key="id")
+    parts = [IdRange(run, 0, first, count) for first, count in ((1, 1), (3, 3), (8, 1))]
+    [where] = among("id", parts)
+    assert gateway.count("staff", where) == 5
+    inside = [row["id"] for row in gateway.select("staff", [], where, key="id")]
+    assert inside == [row_id(run, 0, n) for n in (1, 3, 4, 5, 8)]
+    assert gateway.delete("staff", where) == 5
+    left = [row["id"] for row in gateway.select("staff", [], within("id", IdRange(run, 0, 0, 10)), key="id")]
+    assert left == [row_id(run, 0, n) for n in (0, 2, 6, 7, 9)]
+
+
 @pytest.mark.parametrize(
     ("where", "expected"),
     [
@@ -141,9 +153,9 @@ def test_a_plan_is_filled_seen_and_emptied_to_the_last_row(gateway: Gateway) -> 
     try:
         wanted = Truth(consumed=Evidence(table="tickets", where={"is_used": True}))
         ids = plan_.table("tickets").ids
-        assert truth.take(gateway, gateway.schema(), wanted, ids).consumed == frozenset()
+        assert truth.take(gateway, gateway.schema(), wanted, [ids]).consumed == frozenset()
         free = Truth(consumed=Evidence(table="tickets", where={"is_used": False}))
-        assert len(truth.take(gateway, gateway.schema(), free, ids).consumed or ()) == 41
+        assert len(truth.take(gateway, gateway.schema(), free, [ids]).consumed or ()) == 41
     finally:
         accounts = removal.remove(gateway, owned, lambda *_: None).accounts
     assert {a.table: a.left for a in accounts} == dict.fromkeys((a.table for a in accounts), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from textwrap import dedent
 
 import pytest
 from commands import Place, plain_environment, target_environment
-from shapes import BIGINT, CHECKS, GATE, GRANT, OTHER, ROWS, SCAN, SHAPES, TEXT, UUID, Shape
+from shapes import BETWEEN, BIGINT, CHECKS, GATE, GRANT, OTHER, ROWS, SCAN, SHAPES, TEXT, UUID, Shape
 
 from provision.local import stack as local
 from provision.local.stack import Stack
@@ -70,7 +71,7 @@ def test_a_recipe_alone_fills_a_schema_and_teardown_leaves_it_as_it_was(
     assert rows(bare, sql) == before
 
 
-@pytest.mark.parametrize("shape", [TEXT, OTHER, CHECKS, UUID], ids=lambda shape: shape.name)
+@pytest.mark.parametrize("shape", [BIGINT, TEXT, OTHER, CHECKS, UUID], ids=lambda shape: shape.name)
 def test_a_run_without_its_manifest_is_found_in_the_database_and_removed(
     shape: Shape, bare: Stack, sql: Sql, tmp_path: Path
 ) -> None:
@@ -84,6 +85,30 @@ def test_a_run_without_its_manifest_is_found_in_the_database_and_removed(
     assert f"found run {run}" in listed.out
     removed = place.run("teardown", "--find", "--run", run, "--recipe", "recipe.yaml")
     assert removed.code == 0, removed
+    assert rows(bare, sql) == before
+
+
+def test_a_row_attached_by_hand_to_a_run_without_its_manifest_is_named_and_kept(
+    bare: Stack, sql: Sql, tmp_path: Path
+) -> None:
+    place = prepare(bare, sql, BIGINT, tmp_path / "here")
+    before = rows(bare, sql)
+    assert place.run("seed", "recipe.yaml").code == 0
+    run = place.runs()[0]
+    (place.folder / ".provision" / run / "manifest.ndjson").unlink()
+    sql(bare, "insert into pass_seats (pass_id, seat, zone) select max(pass_id), 99, 7 from pass_seats")
+    find = ("teardown", "--find", "--run", run)
+    unknown = place.run(*find)
+    assert unknown.code == 107, unknown
+    assert re.search(r"passes +11 found +0 removed +11 left\n +they name the run", unknown.out), unknown
+    removed = place.run(*find, "--recipe", "recipe.yaml")
+    assert removed.code == 107, removed
+    assert re.search(r"pass_seats +11 found +11 removed +0 left", removed.out), removed
+    assert re.search(r"not ours, kept: pass_seats \d+ references passes", removed.out), removed
+    kept = set(rows(bare, sql)) - set(before)
+    assert sorted(row.split(".")[1].split("{")[0] for row in kept) == ["gigs", "pass_seats", "passes"]
+    sql(bare, "delete from pass_seats where seat = 99")
+    assert place.run(*find, "--recipe", "recipe.yaml").code == 0
     assert rows(bare, sql) == before
 
 
@@ -153,19 +178,28 @@ def test_a_reference_that_the_api_does_not_show_stops_one_row_and_no_other(
 
 
 @pytest.mark.parametrize(
-    ("shape", "table", "id_", "key"),
-    [(BIGINT, "passes", "id", "bigint"), (TEXT, "admits", "id", "varchar")],
-    ids=["bigint", "text"],
+    ("shape", "more", "table", "mark", "key", "theirs"),
+    [(BIGINT, BETWEEN, "passes", "code", "bigint", 16), (TEXT, "", "admits", "id", "varchar", 0)],
+    ids=["bigint, rows of others between ours", "text"],
 )
 def test_a_scenario_rehearses_tickets_with_keys_of_other_types_and_its_log_goes_with_the_run(
-    shape: Shape, table: str, id_: str, key: str, bare: Stack, sql: Sql, tmp_path: Path
+    shape: Shape, more: str, table: str, mark: str, key: str, theirs: int, bare: Stack, sql: Sql, tmp_path: Path
 ) -> None:
-    gate = GATE.format(table=table, id=id_, key=key)
+    gate = GATE.format(table=table, id="id", key=key) + more
     place = prepare(bare, sql, Shape("", shape.ddl + gate, shape.recipe, {}, shape.strangers), tmp_path / "here")
-    sql(bare, f"insert into scans (ticket, ok) select {id_}, true from {table}")
+    sql(bare, f"insert into scans (ticket, ok) select id, true from {table}")
     (place.folder / "night.yaml").write_text(SCAN)
     before = rows(bare, sql)
     assert place.run("seed", "recipe.yaml", "--tickets", "80").code == 0
+    between = set(rows(bare, sql)) - set(before)
+    between = {row for row in between if '"theirs-' in row}
+    assert len(between) == theirs
+    ours = place.json()
+    foreign = sql(bare, f"select id from {table} where {mark} = 'theirs'")
+    edited = {**ours, "tickets": [{**ours["tickets"][0], "id": type(ours["tickets"][0]["id"])(foreign)}]}
+    (place.folder / "edited.json").write_text(json.dumps(edited))
+    refused = place.run("run-scenario", "night.yaml", "--tickets", "edited.json")
+    assert (refused.code, "not of run" in refused.err) == (104, True), refused
     ran = place.run("run-scenario", "night.yaml", "--json", "summary.json")
     assert ran.code in {0, 98}, ran
     summary = place.json("summary.json")
@@ -174,4 +208,4 @@ def test_a_scenario_rehearses_tickets_with_keys_of_other_types_and_its_log_goes_
     assert summary["metrics"]["successful_scans"]["values"]["count"] == 45
     torn = place.run("teardown")
     assert torn.code == 0, torn
-    assert rows(bare, sql) == before
+    assert set(rows(bare, sql)) == {*before, *between}

@@ -2,7 +2,9 @@
 
 const COLUMNS = `
   select c.relname as table_name, obj_description(c.oid, 'pg_class') as table_description,
-         a.attname as name, format_type(a.atttypid, null) as format,
+         a.attname as name,
+         format_type(case when t.typtype = 'd' and b.typnamespace = 'pg_catalog'::regnamespace then b.oid
+                          else a.atttypid end, null) as format,
          nullif(information_schema._pg_char_max_length(a.atttypid, a.atttypmod), -1) as max_length,
          a.attnotnull or (t.typtype = 'd' and t.typnotnull) as not_null,
          case
@@ -26,6 +28,7 @@ const COLUMNS = `
     join pg_namespace n on n.oid = c.relnamespace
     join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     join pg_type t on t.oid = a.atttypid
+    left join pg_type b on b.oid = t.typbasetype
     left join pg_attrdef d on d.adrelid = c.oid and d.adnum = a.attnum
    where n.nspname = $2 and c.relkind in ('r', 'v', 'm', 'f', 'p') and not c.relispartition
      and (has_table_privilege($1, c.oid, 'select, insert, update, delete')

@@ -4,12 +4,13 @@ import dataclasses
 import re
 import tracemalloc
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from histories import CANARY, MS, PARTS, RACE, History, good
+from histories import BURST, CANARY, MS, PARTS, RACE, History, good
 from hypothesis import given
 from hypothesis import strategies as st
 from reports import report
@@ -21,13 +22,19 @@ from provision.audit.verdict import Verdict, judge
 from provision.errors import ExitCode
 from provision.load.offline import scanned_at
 from provision.load.outcomes import Outcome
-from provision.load.results import NO_TICKET, Generator, Part, Probe, Raced, Results, Sample
+from provision.load.results import NO_TICKET, Generator, Part, Probe, Raced, Results, Sample, Strain
 from provision.report.series import distribution, timeline
 
 
 def verdict(history: History, *expressions: tuple[str, str]) -> Verdict:
     wanted = [thresholds.parse(metric, expression, ["burst", "race"]) for metric, expression in expressions]
     return judge(history.results(), history.snapshot(), wanted)
+
+
+def strained(**changes: float) -> Generator:
+    """A generator that was at ease but for what is given, while the burst's requests ended."""
+    ease = {"cpu": 0.1, "waited": 0.0, "lag": 0.0, "lag_p99": 0.0, "saturated": 0.0}
+    return Generator(0.1, 0.1, 1.0, 2.0, strains=(Strain(BURST, 50, **(ease | changes)),))
 
 
 def finding(history: History, promise: str) -> Finding:
@@ -48,6 +55,16 @@ def test_two_winners_in_the_replies_fail_and_are_named() -> None:
     assert judged.exit_code == ExitCode.FAIL
     assert "Ticket ticket-70 was admitted twice: by gate 1 (race, round 21) and gate 3" in judged.headline
     assert "20.0 ms apart" in judged.headline
+
+
+def test_of_many_tickets_admitted_twice_those_of_races_are_shown_first() -> None:
+    history = good()
+    history.ask("admitted", 3)
+    history.race(70, ["admitted", "busy", "admitted"])
+    history.store(70)
+    broken = finding(history, "one-winner")
+    assert [detail["ticket"] for detail in broken.details] == ["ticket-70", "ticket-3"]
+    assert broken.details[0]["rounds"] == [21]
 
 
 def test_two_admissions_in_the_database_alone_fail() -> None:
@@ -155,7 +172,7 @@ def test_rounds_that_did_not_overlap_are_inconclusive() -> None:
 
 def quiet_race(*before: Probe, after: tuple[Probe, ...] = ()) -> History:
     """A correct gate without a busy reply, and what probes showed of its server."""
-    history = History()
+    history = History(parts=(PARTS[0], replace(PARTS[1], measured=False), *PARTS[2:]))
     for ticket in range(20):
         history.race(ticket, ["admitted"] + ["already_used"] * 9)
         history.store(ticket)
@@ -178,6 +195,7 @@ def test_a_server_that_runs_one_request_at_a_time_is_inconclusive_whatever_the_c
     assert judged.exit_code == ExitCode.INCONCLUSIVE
     assert "ran the requests one after the other" in judged.headline
     assert "effective concurrency 1" in judged.headline
+    assert not [found for found in judged.findings if "true rate" in found.statement]
 
 
 def test_a_server_that_runs_requests_side_by_side_can_pass_without_a_busy_reply() -> None:
@@ -362,8 +380,8 @@ def test_a_round_whose_winner_is_unknown_is_no_round_without_a_winner() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"generator": Generator(0.95, 1, 1, 1)}, "at its limit"),
-        ({"generator": Generator(0.3, 12, 40, 90)}, "late by 12.0 ms in the median"),
+        ({"generator": strained(saturated=0.06, cpu=0.6, waited=0.35)}, "at its limit for 6% of the requests of burst"),
+        ({"generator": strained(lag=0.6)}, "late by 0.6 ms on average, and so is every latency of 5.0 ms"),
         ({"exhausted": ("burst",)}, "Tickets ran out in burst"),
         ({"interrupted": True}, "interrupted"),
     ],
@@ -397,10 +415,71 @@ def test_a_broken_threshold_fails_and_one_without_samples_does_not_pass() -> Non
 
 def test_a_latency_that_the_tools_own_lateness_could_explain_proves_nothing() -> None:
     history = good()
-    history.changes = {"generator": Generator(0.1, 1, 30, 40)}
+    history.changes = {"generator": strained(lag_p99=2.0)}
     judged = verdict(history, ("scan_duration", "p(95)<4"))
     assert judged.status is Status.INCONCLUSIVE
-    assert "late by 30.0 ms" in judged.headline
+    assert "late by up to 2.0 ms" in judged.headline
+    assert verdict(history, ("scan_duration", "p(95)<2.9")).status is Status.FAIL
+    assert verdict(history, ("scan_duration", "med<4")).status is Status.FAIL  # the mean lateness explains no ms
+    assert verdict(history, ("scan_duration{scenario:race}", "p(95)<4")).status is Status.FAIL
+    assert verdict(history, ("scan_errors", "rate<0")).status is Status.FAIL
+
+
+@pytest.mark.parametrize(
+    ("metric", "limit", "status"),
+    [
+        ("http_req_response_time", "p(95)<6", "INCONCLUSIVE"),
+        ("http_req_response_time", "p(95)<4", "FAIL"),
+        ("scan_duration", "p(95)<4", "FAIL"),
+    ],
+)
+def test_a_time_from_due_that_late_sends_could_explain_proves_nothing(metric: str, limit: str, status: str) -> None:
+    history = History(parts=(PARTS[0], Part("burst", "constant-arrival-rate", 10, measured=True)))
+    for number in range(40):
+        history.admit(number)
+        history.records[-1] = history.records[-1]._replace(due=history.records[-1].due - 300 * MS)
+    judged = verdict(history, (metric, limit))
+    assert next(found for found in judged.findings if found.promise.startswith("threshold")).status.name == status
+    assert "sends were late by 300.00 ms (p99)" in next(f for f in judged.findings if f.promise == "arrivals").statement
+
+
+def test_lateness_that_is_small_beside_the_latencies_is_no_reason_to_doubt_them() -> None:
+    history = History()
+    for number in range(40):
+        history.admit(number, ms=20)
+    history.changes = {"generator": strained(lag=1.5)}
+    assert finding(history, "generator").status is Status.PASS
+    history.changes = {"generator": strained(lag=2.5)}
+    assert finding(history, "generator").status is Status.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "words"),
+    [
+        (["not_sent"] * 3, "burst: not one scan was answered (3 not_sent): connection refused"),
+        (["overload"] * 3 + ["unknown"], "burst: not one scan was answered (3 overload, 1 unknown)"),
+        ([], "burst: nothing was measured"),
+    ],
+)
+def test_a_scenario_that_put_nothing_to_the_test_does_not_pass_beside_one_that_did(
+    outcomes: list[str], words: str
+) -> None:
+    history = quiet_race(OVERTOOK)
+    assert verdict(history).status is Status.PASS
+    history.parts = PARTS
+    for outcome in outcomes:
+        history.ask(outcome, 30)
+    history.samples.append(Sample("not_sent", 0, "connection refused", 3))
+    judged = verdict(history)
+    assert judged.status is Status.INCONCLUSIVE
+    assert words in judged.headline
+
+
+def test_arrivals_of_which_none_was_sent_are_no_load() -> None:
+    history = History(parts=(PARTS[0], Part("burst", "constant-arrival-rate", 10, measured=True)))
+    history.ask("not_sent", 0)
+    assert finding(history, "arrivals").statement == "burst: not one request could be sent."
+    assert finding(history, "arrivals").status is Status.INCONCLUSIVE
 
 
 def test_the_worst_finding_is_the_verdict() -> None:
@@ -530,10 +609,14 @@ def test_iterations_without_time_are_inconclusive() -> None:
     assert "3 iterations found no time" in verdict(history).headline
 
 
-def test_a_run_that_a_threshold_ended_fails() -> None:
+def test_a_run_that_a_threshold_ended_is_judged_as_the_threshold() -> None:
     history = good()
-    history.changes = {"aborted": "scan_duration p(95)<1"}
-    assert verdict(history).exit_code == ExitCode.FAIL
+    history.changes = {"aborted": "scan_duration p(95)<4"}
+    limit = ("scan_duration", "p(95)<4")
+    assert verdict(history, limit).exit_code == ExitCode.FAIL
+    history.changes |= {"generator": strained(lag_p99=2.0)}
+    assert verdict(history, limit).exit_code == ExitCode.INCONCLUSIVE
+    assert "ended by the threshold" in finding(history, "complete").statement
 
 
 def test_a_limit_inside_the_interval_is_said() -> None:

@@ -18,6 +18,8 @@ from provision.fixtures.plan import Plan
 from provision.fixtures.schema import from_openapi
 from provision.gateway import BatchTooLarge, Filter, Row, orphans, removal, seeding
 from provision.gateway.memory import MemoryGateway
+from provision.gateway.orphans import Lost
+from provision.target import Secret, Target
 
 
 def ignore(*_: object) -> None:
@@ -94,6 +96,24 @@ def test_a_batch_that_takes_too_long_is_halved_until_it_fits() -> None:
     gateway, plan_ = database(Slow), planned(100)
     seed(gateway, plan_)
     assert len(gateway.rows["tickets"]) == 101
+
+
+def test_a_batch_that_was_made_beforehand_is_made_again_when_batches_become_smaller() -> None:
+    class Refusing(MemoryGateway):
+        """Takes 500 rows at once, until there are 1,000 tickets; then no more than 100."""
+
+        sizes: tuple[int, ...] = ()
+
+        def insert(self, table: str, rows: Sequence[Row], *, key: str) -> None:
+            if len(rows) > (500 if len(self.rows["tickets"]) < 1_000 else 100):
+                raise BatchTooLarge("timeout", sqlstate="57014", status=500)
+            super().insert(table, rows, key=key)
+            self.sizes = (*self.sizes, len(rows))
+
+    gateway, plan_ = database(Refusing), planned(3_000)
+    seed(gateway, plan_)
+    assert len(gateway.rows["tickets"]) == 3_001
+    assert sum(gateway.sizes) == sum(table.rows for table in plan_.tables)  # type: ignore[attr-defined]
 
 
 def test_a_single_row_that_takes_too_long_is_an_error() -> None:
@@ -324,23 +344,96 @@ def test_rows_whose_reply_a_kill_swallowed_are_found_by_their_text_or_their_pare
     assert left == {"events": {-1}, "tickets": {-1}, "seats": set()}
 
 
+RUN = "20260601-200000-abcde"
+TARGET = Target("http://localhost", Secret("k"))
+
+
+def lost(gateway: MemoryGateway, text: str | None = None) -> Lost:
+    """What is known of the only run in the database without its manifest."""
+    path, source = bundled.find("seeds", "event-night")
+    parsed, document = recipe.parse(path, source if text is None else text)
+    [found] = orphans.runs(gateway, gateway.schema())
+    assert found.run == RUN
+    return orphans.lost(gateway, gateway.schema(), found, parsed, document, TARGET)
+
+
+def left(gateway: MemoryGateway) -> dict[str, set[Any]]:
+    """The keys of the rows that are left when what is known of a lost run is removed."""
+    removal.remove(gateway, lost(gateway, NUMBERED_RECIPE).manifest, ignore)
+    return {table: set(rows) for table, rows in gateway.rows.items()}
+
+
+def numbered_run(tickets: int = 12) -> MemoryGateway:
+    """A run in numbered tables, beside rows of others."""
+    gateway, _ = numbered()
+    parsed, document = recipe.parse(Path("t.yaml"), NUMBERED_RECIPE)
+    gateway.insert("events", [{"id": -1, "name": "theirs"}], key="id")
+    gateway.insert("tickets", [{"id": -1, "event_id": -1, "code": "theirs"}], key="id")
+    gateway.insert("seats", [{"id": -1, "ticket_id": -1, "place": 1}], key="id")
+    seed(gateway, plan.build(parsed, document, gateway.schema(), RUN, date(2026, 6, 1), tickets))
+    return gateway
+
+
 def test_a_lost_run_is_found_by_its_texts_and_its_keys() -> None:
-    gateway, plan_ = database(), planned(20, run="20260601-200000-abcde")
+    gateway, plan_ = database(), planned(20, run=RUN)
     seed(gateway, plan_)
     gateway.insert("staff", [{"id": "theirs", "display_name": "Anna, see run 20260601"}], key="id")
-    [found] = orphans.runs(gateway, gateway.schema())
-    assert found.run == plan_.run
-    app = [AppTable("scan_logs", "ticket_id", "tickets")]
-    lost = orphans.manifest(gateway, gateway.schema(), found.run, target="", profile="public", traces={}, app=app)
-    removal.remove(gateway, lost, ignore)
+    found = lost(gateway)
+    assert AppTable("scan_logs", "ticket_id", "tickets") in found.manifest.written_by_app
+    removal.remove(gateway, found.manifest, ignore)
     assert {table: len(rows) for table, rows in gateway.rows.items() if rows} == {"staff": 1}
 
 
 def test_a_lost_run_in_numbered_tables_is_told_from_a_note_about_it() -> None:
-    gateway, plan_ = numbered()
-    plan_ = replace(plan_, run="20260601-200000-abcde")
-    seeding.fill(gateway, plan_, ignore, ignore)
-    gateway.insert("tickets", [{"id": -1, "event_id": 1, "code": f"look at {plan_.run}-1, please"}], key="id")
-    traces = {table.table: table.trace for table in plan_.tables if table.trace}
-    lost = orphans.manifest(gateway, gateway.schema(), plan_.run, target="", profile="public", traces=traces, app=())
-    assert [(table.table, table.rows) for table in lost.tables] == [("events", 1), ("tickets", 13)]
+    gateway = numbered_run()
+    gateway.insert("tickets", [{"id": -2, "event_id": 1, "code": f"look at {RUN}-1, please"}], key="id")
+    found = lost(gateway, NUMBERED_RECIPE)
+    assert [(table.table, table.rows) for table in found.manifest.tables] == [
+        ("events", 1), ("tickets", 13), ("seats", 13),
+    ]  # fmt: skip
+    assert not found.unclear
+
+
+def test_rows_without_a_text_are_followed_from_their_parents_and_those_of_others_stay() -> None:
+    gateway = numbered_run()
+    assert left(gateway) == {"events": {-1}, "tickets": {-1}, "seats": {-1}}
+
+
+def test_a_row_that_a_colleague_attached_to_a_lost_run_is_reported_and_kept_with_its_parents() -> None:
+    gateway = numbered_run()
+    first = min(key for key in gateway.rows["tickets"] if key > 0)
+    gateway.insert("seats", [{"id": 999, "ticket_id": first, "place": 77}], key="id")
+    found = lost(gateway, NUMBERED_RECIPE)
+    assert not found.unclear
+    [foreign] = removal.survey(gateway, found.manifest).foreign
+    assert (foreign.table, foreign.key) == ("seats", 999)
+    assert left(gateway) == {"events": {-1, 1}, "tickets": {-1, first}, "seats": {-1, 999}}
+
+
+def test_a_row_that_looks_exactly_like_one_of_a_lost_run_is_kept_with_it_and_both_are_named() -> None:
+    gateway = numbered_run()
+    twin = next(row for row in gateway.rows["seats"].values() if row["id"] > 0)
+    gateway.insert("seats", [{**twin, "id": 999}], key="id")
+    [unclear] = lost(gateway, NUMBERED_RECIPE).unclear
+    assert (unclear.table, unclear.keys, unclear.rows) == ("seats", (twin["id"], 999), 2)
+    assert left(gateway)["seats"] == {-1, twin["id"], 999}
+
+
+@pytest.mark.parametrize(("tickets", "gone"), [(12, {3}), (5, set()), (300, {0}), (300, {300})])
+def test_rows_that_are_too_few_or_not_whole_are_nobodys_until_somebody_knows(tickets: int, gone: set[int]) -> None:
+    gateway = numbered_run(tickets)
+    seats = sorted(key for key in gateway.rows["seats"] if key > 0)
+    for place in gone:
+        del gateway.rows["seats"][seats[place]]
+    found = lost(gateway, NUMBERED_RECIPE)
+    clear = tickets == 300 and 0 not in gone
+    assert [(some.table, some.rows) for some in found.unclear] == ([] if clear else [("seats", len(seats) - len(gone))])
+    kept = set() if clear else {key for n, key in enumerate(seats) if n not in gone}
+    assert left(gateway)["seats"] == {-1} | kept
+
+
+def test_numbered_rows_of_a_run_that_the_recipe_does_not_know_are_not_passed_over() -> None:
+    gateway = numbered_run()
+    found = lost(gateway)
+    assert not found.manifest.tables
+    assert {some.table: some.rows for some in found.unclear} == {"events": 1, "tickets": 13}

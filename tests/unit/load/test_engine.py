@@ -22,7 +22,7 @@ from provision.audit import thresholds
 from provision.audit.evidence import Snapshot
 from provision.audit.finding import Status
 from provision.audit.metrics import Metrics
-from provision.audit.verdict import judge
+from provision.audit.verdict import Verdict, judge
 from provision.errors import ProvisionError, ScenarioError, Unreachable
 from provision.fixtures.ids import row_id
 from provision.load import engine, spec
@@ -32,7 +32,7 @@ from provision.load.offline import scanned_at
 from provision.load.outcomes import classifier
 from provision.load.overtaking import SlowRead
 from provision.load.request import Template
-from provision.load.results import Results
+from provision.load.results import Generator, Results
 from provision.load.session import Job
 from provision.load.spec import Limit
 from provision.load.tally import Tally
@@ -55,6 +55,11 @@ def job(gate: Gate, scenarios: dict[str, Any], tickets: int = 400, timeout: str 
 
 def run(wanted: Job, journal: IO[bytes] | None = None, watch: engine.Watch = lambda _: None, **more: Any) -> Results:
     return engine.run(wanted, journal or BytesIO(), watch=watch, check_canary=check_canary, **more)
+
+
+def judged(results: Results, gate: Gate) -> Verdict:
+    """The verdict, but for the generator: the gate shares its process, so that its strain says nothing here."""
+    return judge(replace(results, generator=Generator(0, 0, 0, 0)), snapshot(gate), ())
 
 
 def outcomes(results: Results, part: str) -> Counter[str]:
@@ -127,7 +132,7 @@ def test_a_race_that_insists_on_http2_ends_before_the_first_request_where_there_
 def test_a_racy_gate_is_caught() -> None:
     with gates.serving(gates.racy, TICKETS) as gate:
         results = run(job(gate, RACE))
-        verdict = judge(results, snapshot(gate), ())
+        verdict = judged(results, gate)
     assert verdict.status is Status.FAIL
     assert "was admitted" in verdict.headline
     assert len(results.rounds) == 20
@@ -135,14 +140,14 @@ def test_a_racy_gate_is_caught() -> None:
 
 def test_a_correct_gate_passes() -> None:
     with gates.serving(gates.correct, TICKETS) as gate:
-        verdict = judge(run(job(gate, RACE)), snapshot(gate), ())
+        verdict = judged(run(job(gate, RACE)), gate)
     assert verdict.status is Status.PASS, verdict.headline
     assert "0 of 20 contended rounds" in verdict.headline
 
 
 def test_a_racy_gate_behind_a_pool_of_one_is_inconclusive_not_passed() -> None:
     with gates.serving(gates.racy, TICKETS, places=1) as gate:
-        verdict = judge(run(job(gate, RACE)), snapshot(gate), ())
+        verdict = judged(run(job(gate, RACE)), gate)
     assert verdict.status is Status.INCONCLUSIVE
     assert "one after the other, effective concurrency 1" in verdict.headline
 
@@ -154,7 +159,7 @@ def test_a_gate_that_answers_busy_out_of_a_flag_behind_one_worker_is_not_believe
         return await gates.racy(gate, ticket)
 
     with gates.serving(sometimes_busy, TICKETS, places=1) as gate:
-        verdict = judge(run(job(gate, RACE)), snapshot(gate), ())
+        verdict = judged(run(job(gate, RACE)), gate)
     assert verdict.contention.collisions > 0
     assert verdict.status is Status.INCONCLUSIVE
 
@@ -162,7 +167,7 @@ def test_a_gate_that_answers_busy_out_of_a_flag_behind_one_worker_is_not_believe
 @pytest.mark.parametrize(("places", "known"), [(2, 2), (10, 10), (20, 10)])
 def test_the_servers_concurrency_is_told_from_scans_that_overtake_slow_reads(places: int, known: int) -> None:
     with gates.serving(gates.waiting, TICKETS, places=places) as gate:
-        verdict = judge(run(job(gate, RACE)), snapshot(gate), ())
+        verdict = judged(run(job(gate, RACE)), gate)
     assert verdict.status is Status.PASS, verdict.headline
     assert verdict.contention.concurrency == known
 
@@ -170,15 +175,24 @@ def test_the_servers_concurrency_is_told_from_scans_that_overtake_slow_reads(pla
 def test_a_target_whose_reads_cannot_be_made_slow_is_not_passed_without_other_evidence() -> None:
     with gates.serving(gates.waiting, TICKETS) as gate:
         wanted = replace(job(gate, RACE), slow_read=None)
-        verdict = judge(run(wanted), snapshot(gate), ())
+        verdict = judged(run(wanted), gate)
     assert verdict.status is Status.INCONCLUSIVE
     assert "Nothing shows that the server worked on two requests at once" in verdict.headline
+
+
+def test_a_race_that_found_no_time_for_all_its_rounds_is_not_passed() -> None:
+    with gates.serving(gates.correct, TICKETS) as gate:
+        results = run(job(gate, {"race": {**RACE["race"], "rounds": 40, "maxDuration": "50ms"}}))
+        verdict = judge(results, snapshot(gate), ())
+    assert results.dropped["race"] == (40 - len(results.rounds)) * RACE["race"]["vus"] > 0
+    assert verdict.status is Status.INCONCLUSIVE
+    assert "iterations found no time within maxDuration" in verdict.headline
 
 
 def test_stop_on_broken_ends_the_race_at_its_first_broken_round() -> None:
     with gates.serving(gates.racy, TICKETS) as gate:
         results = run(job(gate, {"race": {**RACE["race"], "stopOnBroken": True}}))
-        verdict = judge(results, snapshot(gate), ())
+        verdict = judged(results, gate)
     assert len(results.rounds) == 1
     assert verdict.status is Status.FAIL
 
@@ -206,7 +220,7 @@ def test_a_race_uses_a_fresh_ticket_in_every_round_and_another_device_for_every_
 
 def test_connections_lost_after_the_scan_are_recovered_not_lost() -> None:
     with gates.serving(gates.racy, TICKETS, lose=lambda n: n > 3 and n % 4 == 0) as gate:
-        verdict = judge(run(job(gate, ONCE)), snapshot(gate), ())
+        verdict = judged(run(job(gate, ONCE)), gate)
     assert verdict.status is Status.PASS, verdict.headline
     assert any("whose reply was lost were found" in finding.statement for finding in verdict.findings)
 
@@ -214,7 +228,7 @@ def test_connections_lost_after_the_scan_are_recovered_not_lost() -> None:
 def test_running_out_of_tickets_ends_the_scenario_and_is_said() -> None:
     with gates.serving(gates.racy, TICKETS) as gate:
         results = run(job(gate, ONCE, tickets=8))
-        verdict = judge(results, snapshot(gate), ())
+        verdict = judged(results, gate)
     assert results.exhausted == ("once",)
     assert verdict.status is Status.INCONCLUSIVE
     assert max(Counter(a["p_ticket_id"] for a in gate.seen).values()) == 2
@@ -354,7 +368,7 @@ def test_an_interrupt_ends_the_run_in_order_and_it_is_judged(number: signal.Sign
     forever = {"burst": {**BURST["burst"], "duration": "60s"}, "later": {**RACE["race"], "startTime": "61s"}}
     with gates.serving(gates.racy, TICKETS) as gate:
         results = run(job(gate, forever), watch=interrupt)
-        verdict = judge(results, snapshot(gate), ())
+        verdict = judged(results, gate)
     assert results.interrupted
     assert results.elapsed < 10
     assert verdict.exit_code == 105
@@ -378,7 +392,7 @@ def test_processes_share_vus_and_tickets_and_lose_no_record(processes: int) -> N
     both = {**ONCE, **ARRIVING, "race": {**RACE["race"], "rounds": 5, "startTime": "1s"}}
     with gates.serving(gates.correct, TICKETS) as gate:
         results = run(job(gate, both), processes=processes)
-        verdict = judge(results, snapshot(gate), ())
+        verdict = judged(results, gate)
     asked = Counter(asked["p_ticket_id"] for asked in gate.seen)
     assert results.processes == processes
     assert outcomes(results, "once") == {"admitted": 15} or outcomes(results, "once").total() == 15
@@ -406,7 +420,7 @@ def test_an_interrupt_stops_every_process() -> None:
 
     with gates.serving(gates.racy, TICKETS) as gate:
         results = run(job(gate, {"burst": {**BURST["burst"], "duration": "60s"}}), watch=interrupt, processes=2)
-        verdict = judge(results, snapshot(gate), ())
+        verdict = judged(results, gate)
     assert verdict.exit_code == 105
     assert len(results) == len(gate.seen)
     assert results.elapsed < 10
@@ -452,7 +466,7 @@ def test_reuse_goes_round_the_tickets_but_races_have_their_own() -> None:
     both = {**ONCE, "race": {**RACE["race"], "rounds": 3, "startTime": "500ms"}}
     with gates.serving(gates.correct, TICKETS) as gate:
         results = run(job(gate, both, tickets=3 + 20 + 50 + 4, use="reuse"))
-        verdict = judge(results, snapshot(gate), ())
+        verdict = judged(results, gate)
     assert results.exhausted == ()
     assert outcomes(results, "once").total() == 15
     assert outcomes(results, "race")["admitted"] == 3
@@ -461,16 +475,16 @@ def test_reuse_goes_round_the_tickets_but_races_have_their_own() -> None:
 
 def test_a_threshold_may_end_the_run_and_fails_it() -> None:
     told: list[float] = []
+    abort_at = thresholds.parse("successful_scans", Limit(threshold="count<10", abortOnFail=True), [])
 
     def abort(results: Results, tally: Tally, elapsed: float) -> str:
         told.append(elapsed)
-        limits = [thresholds.parse("successful_scans", Limit(threshold="count<10", abortOnFail=True), [])]
-        return thresholds.reason_to_stop(limits, Metrics(results, tally), elapsed)
+        return thresholds.reason_to_stop([abort_at], Metrics(results, tally), elapsed)
 
     forever = {"burst": {**BURST["burst"], "duration": "60s", "pause": "100ms"}}
     with gates.serving(gates.racy, TICKETS) as gate:
         results = run(job(gate, forever), abort=abort)
-        verdict = judge(results, snapshot(gate), ())
+        verdict = judge(results, snapshot(gate), [abort_at])
     assert results.aborted == "successful_scans count<10"
     assert results.elapsed < 10
     assert len(told) == 1
