@@ -92,6 +92,16 @@ def test_latency_runs_from_send_to_last_byte_and_a_request_never_sent_has_none()
     assert trend.values == (7.0,)
 
 
+def test_a_request_that_could_not_be_sent_is_counted_as_k6_counts_it_but_has_no_duration() -> None:
+    history = History()
+    history.ask("admitted", 0)
+    history.ask("not_sent", 1, status=0)
+    metrics = Metrics(history.results())
+    assert {metrics.get(name).statistic("count") for name in ("http_reqs", "iterations")} == {2}
+    assert metrics.get("http_req_failed").statistic("rate") == 0.5
+    assert metrics.get("http_req_duration").samples == 1
+
+
 def test_a_timeout_counts_in_the_latency() -> None:
     history = History()
     history.ask("unknown", 0, ms=30_000)
