@@ -78,7 +78,7 @@ def _is_open(case: Case, snapshot: Snapshot) -> bool:
 
 def _accounted(case: Case, snapshot: Snapshot) -> bool:
     """Whether nothing is left that a request without a reply could still do to a ticket."""
-    if not case.unknown:
+    if not case.unheard:
         return True
     if case.repeatable:
         return False

@@ -126,7 +126,12 @@ def validate(document: Document, model: type[Model], error_class: type[ConfigErr
         location = list(error["loc"])
         if error["type"] == "unknown_key":
             location.append(error["ctx"]["key"])
-        message = error["msg"].removeprefix("Value error, ")
-        if error["type"] == "missing":
-            message = f"the key {location[-1]!r} is missing"
-        raise error_class(f"{document.where(location)}: {message}") from None
+        raise error_class(f"{document.where(location)}: {message(failure)}") from None
+
+
+def message(failure: ValidationError) -> str:
+    """The first error in words."""
+    error = failure.errors(include_url=False)[0]
+    if error["type"] == "missing":
+        return f"the key {error['loc'][-1]!r} is missing"
+    return error["msg"].removeprefix("Value error, ")

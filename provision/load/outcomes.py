@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 
 class Outcome(StrEnum):
-    """The third outcome, `unknown`, is a request that was sent and whose effect the reply does not tell; `starved` is
-    one that our own machine had no connection for, so that it says nothing of the server."""
+    """What became of a request. `unknown` is one that was sent and whose effect the reply does not tell, `interrupted`
+    one that we gave up ourselves: nobody can tell its effect either, but it is no error of the server's. `starved`
+    is one that our own machine had no connection for."""
 
     ADMITTED = "admitted"
     ALREADY_USED = "already_used"
@@ -32,13 +33,14 @@ class Outcome(StrEnum):
     NOT_SENT = "not_sent"
     UNKNOWN = "unknown"
     UNCLASSIFIED = "unclassified"
+    INTERRUPTED = "interrupted"
     STARVED = "starved"
 
 
 OUTCOMES = tuple(Outcome)
 NUMBER = {outcome: number for number, outcome in enumerate(OUTCOMES)}
-COMPLETE = tuple(outcome for outcome in OUTCOMES if outcome is not Outcome.STARVED)
-"""The outcomes that say something of the server; no metric knows the others."""
+COMPLETE: tuple[Outcome, ...] = tuple(o for o in OUTCOMES if o not in {Outcome.INTERRUPTED, Outcome.STARVED})
+"""The outcomes of iterations that came to their end; as in k6, no metric knows the others."""
 NAMEABLE = frozenset(map(str, COMPLETE)) - {"not_sent", "unknown", "unclassified"}
 """The outcomes that a scenario file may name; the others follow from the wire."""
 FAILURES = frozenset(COMPLETE) - {Outcome.ADMITTED, Outcome.ALREADY_USED, Outcome.BUSY, Outcome.CONFLICT}
@@ -73,7 +75,11 @@ BY_STATUS: Mapping[int, Outcome] = {
     **dict.fromkeys(range(520, 528), Outcome.UNKNOWN),
 }
 
-_BY_FAULT: Mapping[str, Outcome] = {"not_sent": Outcome.NOT_SENT, "starved": Outcome.STARVED}
+_BY_FAULT: Mapping[str, Outcome] = {
+    "not_sent": Outcome.NOT_SENT,
+    "aborted": Outcome.INTERRUPTED,
+    "starved": Outcome.STARVED,
+}
 _NOTHING = object()
 Matcher = Callable[[int, Any], bool]
 Classifier = Callable[["Reply"], Outcome]

@@ -149,12 +149,12 @@ class Session:
     def record(self, lane: Place, ticket: int, due: int, reply: Reply, round_: int = NO_ROUND) -> Outcome:
         """Name a reply and write it down."""
         outcome = self._classify(reply)
-        status, body, sent, first, last, _, detail, connecting, handshaking = reply
+        status, body, sent, first, last, _, detail, connecting, handshaking, received = reply
         since = self.began
         self.fresh += pack_fields(
             lane.part, NUMBER[outcome], status, lane.vu, lane.iteration, round_,
             ticket if ticket != NO_TICKET else -1, due - since, sent - since if sent else 0,
-            first - since if first else 0, last - since, len(body), connecting, handshaking,
+            first - since if first else 0, last - since, received, connecting, handshaking,
         )  # fmt: skip
         if outcome is not Outcome.ADMITTED and (outcome, status) not in self.samples:  # the first of each kind
             self.samples[outcome, status] = detail or body[:SAMPLE_BYTES].decode(errors="replace")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     Tag,
+    ValidationError,
     model_validator,
 )
 
@@ -215,8 +217,6 @@ def override(
 ) -> Scenario:
     """The scenario with `--vus`, `--duration` and `--rounds` in place of the file's; what started after a shortened
     or lengthened part still starts as long after it. In CI a race that leaves it open stops when a round broke."""
-    if vus == 1 and scenario.races:
-        raise ScenarioError("--vus: a race needs at least 2 VUs.")
     parts = dict(scenario.scenarios)
     for part in scenario.scenarios.values():
         if duration is not None and isinstance(part, ConstantVus | ConstantArrivalRate):
@@ -226,13 +226,30 @@ def override(
                 for other, late in parts.items()
                 if scenario.scenarios[other].startTime >= end
             }
-    asked = {"vus": vus, "duration": duration, "rounds": rounds}
+    if duration is not None:
+        parts = _changed(parts, "duration", executors.text(duration))
+    if vus is not None:
+        parts = _changed(parts, "vus", vus)
+    if rounds is not None:
+        parts = _changed(parts, "rounds", rounds)
     for name, part in parts.items():
-        changes = {key: value for key, value in asked.items() if value is not None and key in type(part).model_fields}
         if isinstance(part, Race) and part.stopOnBroken is None:
-            changes["stopOnBroken"] = ci
-        parts[name] = part.model_copy(update=changes)
+            parts[name] = part.model_copy(update={"stopOnBroken": ci})
     return scenario.model_copy(update={"scenarios": parts})
+
+
+def _changed(parts: Mapping[str, AnyExecutor], key: str, value: Any) -> dict[str, AnyExecutor]:
+    """The parts, with this value where they have such a key; ScenarioError where it cannot be, or none has it."""
+    if not any(key in type(part).model_fields for part in parts.values()):
+        raise ScenarioError(f"--{key}: nothing of this scenario has {key}.")
+    changed = dict(parts)
+    for name, part in parts.items():
+        if key in type(part).model_fields:
+            try:
+                changed[name] = type(part).model_validate({**part.model_dump(exclude_unset=True), key: value})
+            except ValidationError as failure:
+                raise ScenarioError(f"--{key}: {name}: {yamlfile.message(failure)}") from None
+    return changed
 
 
 def most_tickets(executor: AnyExecutor) -> int | None:

@@ -18,7 +18,7 @@ from provision.load.outcomes import classifier
 from provision.load.pool import Pool
 from provision.load.results import CANARY
 from provision.load.session import Job, Session
-from provision.load.workers import ABORT, END, ERROR, READY, RECORDS, STOP, Order, frame, read_frame
+from provision.load.workers import ABORT, END, ERROR, READY, RECORDS, SO_FAR, STOP, Order, frame, read_frame
 
 
 def main() -> None:
@@ -78,6 +78,7 @@ async def _work(reader: asyncio.StreamReader, home: _Home) -> None:
     def flush() -> None:
         home.send(RECORDS, bytes(session.fresh))
         session.fresh.clear()
+        home.send(SO_FAR, pickle.dumps(course.so_far()))
 
     course = Course(session)
     try:

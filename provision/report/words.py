@@ -116,6 +116,13 @@ def _guests(number: int) -> str:
     return "One guest was" if number == 1 else f"{number:,} guests were"
 
 
+def iterations(report: Report) -> str:
+    """How many iterations ended and how many we gave up, as k6 says it; nothing when all of them ended."""
+    metrics = report.verdict.metrics
+    complete, interrupted = metrics.get("iterations").statistic("count"), metrics.interrupted()
+    return f"{complete:,.0f} complete and {interrupted:,} interrupted iterations" if interrupted else ""
+
+
 _ADVICE: Mapping[str, str] = {
     "one-winner": "Let one statement check and take the ticket: UPDATE … SET is_used = true "
     "WHERE id = … AND NOT is_used RETURNING …, or lock its row first (SELECT … FOR UPDATE); a unique index on the "

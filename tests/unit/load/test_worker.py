@@ -25,7 +25,7 @@ from provision.load.pool import Pool
 from provision.load.request import Template
 from provision.load.results import SIZE
 from provision.load.share import Share
-from provision.load.workers import END, ERROR, READY, RECORDS, START, STOP, Order, frame
+from provision.load.workers import END, ERROR, READY, RECORDS, SO_FAR, START, STOP, Order, frame
 
 TICKETS = [row_id("r", 1, n) for n in range(400)]
 HEAD = bundled.find("scenarios", "scanner-burst")[1].split("scenarios:")[0]
@@ -120,7 +120,7 @@ def test_the_terminals_interrupt_is_left_to_the_parent() -> None:
         begin(process)
         os.kill(process.pid, 2)
         os.kill(process.pid, 15)
-        assert [heard(process.stdout)[0] for _ in range(3)] == [RECORDS] * 3
+        assert [heard(process.stdout)[0] for _ in range(6)] == [RECORDS, SO_FAR] * 3
         tell(process, frame(STOP))
 
 
