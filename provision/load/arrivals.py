@@ -9,11 +9,11 @@ from functools import partial
 from time import perf_counter_ns
 
 from provision.load import schedule
+from provision.load.dial import ConnectFailed
 from provision.load.executors import OpenModel
 from provision.load.http import Reply
 from provision.load.session import Lane, Session, first_of
 from provision.load.share import Share
-from provision.load.wire import ConnectFailed
 
 AT_ONCE = 32
 """Late iterations that begin in one turn of the loop, so that replies are read in between."""

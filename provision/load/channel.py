@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from provision.load.dial import ConnectFailed
 from provision.load.http import Origin, Reply
 from provision.load.http2 import Http2
 from provision.load.release import Volley, single_packet, volley
-from provision.load.wire import ConnectFailed, Connection
+from provision.load.wire import Connection
 
 
 class Link(Protocol):

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from provision.load.dial import ConnectFailed
 from provision.load.session import Session
-from provision.load.wire import ConnectFailed
 
 
 @contextmanager

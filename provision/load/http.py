@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e]*")
 _TARGET = re.compile(r"/[\x21-\x7e]*")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(?:%[A-Za-z0-9]+)?")
+_FRAMED = re.compile(rb"\r\n(?:content-length[ \t]*:|transfer-encoding[ \t]*:[^\r]*chunked)", re.IGNORECASE)
 _OURS = {"host", "content-length", "transfer-encoding", "connection"}
 
 
@@ -45,6 +47,22 @@ class Reply(NamedTuple):
     connecting: int = 0  # ns of the TCP connect that this request had to wait for
     handshaking: int = 0  # ns of the TLS handshake that this request had to wait for
     received: int = 0  # bytes of the reply, its head included
+
+
+Done = Callable[[Reply], None]
+
+
+def not_sent(detail: str) -> Reply:
+    """The reply to a request that did not leave."""
+    return Reply(0, b"", 0, 0, perf_counter_ns(), Fault.NOT_SENT, detail)
+
+
+def is_framed(head: bytes) -> bool:
+    """Whether a reply says where its body ends, so that a close before is a loss."""
+    head = head.lstrip(b"\r\n")
+    while head[9:10] == b"1":  # interim replies
+        head = head.partition(b"\r\n\r\n")[2]
+    return _FRAMED.search(head.partition(b"\r\n\r\n")[0] + b"\r\n") is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,9 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 
-from provision.load.http import Fault, Origin, Reply
-from provision.load.wire import MAX_BODY, ConnectFailed, Done, not_sent, reason
+from provision.load.dial import ConnectFailed
+from provision.load.http import Done, Fault, Origin, Reply, not_sent
+from provision.load.wire import MAX_BODY
 
 _DROPPED = {"host", "connection"}  # HTTP/1.1's; `:authority` takes the place of the first
 
@@ -92,7 +93,7 @@ class Http2(asyncio.Protocol):
                     await self._until(lambda: self._settled)
         except (OSError, ValueError) as error:
             self._drop()
-            raise ConnectFailed(reason(error)) from None
+            raise ConnectFailed.of(error) from None
         if self.protocol != "h2":
             self._drop()
             raise NoHttp2("the server does not offer HTTP/2")

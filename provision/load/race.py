@@ -9,6 +9,7 @@ from functools import partial
 from provision.errors import ScenarioError, Unreachable
 from provision.load import overtaking, spec
 from provision.load.channel import Channel, open_channel
+from provision.load.dial import ConnectFailed
 from provision.load.http import Reply
 from provision.load.http2 import Http2, NoHttp2
 from provision.load.outcomes import Outcome
@@ -16,7 +17,6 @@ from provision.load.overtaking import Calibrated
 from provision.load.results import NO_ROUND, Probe, Raced, Round
 from provision.load.session import Place, Session
 from provision.load.spec import Race
-from provision.load.wire import ConnectFailed
 
 
 async def warm_up(session: Session) -> None:

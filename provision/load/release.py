@@ -12,9 +12,10 @@ from time import perf_counter_ns
 from typing import NamedTuple
 
 from provision.errors import ConfigError
-from provision.load.http import Fault, Reply
+from provision.load.dial import ConnectFailed
+from provision.load.http import Done, Fault, Reply, not_sent
 from provision.load.http2 import Http2
-from provision.load.wire import ConnectFailed, Connection, Done, not_sent
+from provision.load.wire import Connection
 
 SETTLE_S = 0.002  # between the held requests and the release, for the servers to take in what they have
 

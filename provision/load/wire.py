@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import re
 import select
 import socket
 import ssl
@@ -15,7 +13,8 @@ from typing import Any, cast
 
 import httptools
 
-from provision.load.http import Fault, Origin, Reply
+from provision.load.dial import ConnectFailed, Dialler
+from provision.load.http import Done, Fault, Origin, Reply, is_framed, not_sent
 from provision.load.tls import Tls
 
 MAX_HEAD = 64 * 1024  # bytes of a reply's head, interim replies included
@@ -30,36 +29,15 @@ _GONE = getattr(select, "POLLRDHUP", select.POLLHUP) | select.POLLHUP | select.P
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 _reply = tuple.__new__  # makes a Reply in half the time that its own constructor takes
 _DEAF = asyncio.Protocol()  # takes over a dropped transport, so that its last words reach nobody
-_FRAMED = re.compile(rb"\r\n(?:content-length[ \t]*:|transfer-encoding[ \t]*:[^\r]*chunked)", re.IGNORECASE)
-_REASONS: dict[type[Exception], str] = {
-    socket.gaierror: "the host name does not resolve",
-    UnicodeError: "the host name does not resolve",
-    ConnectionRefusedError: "connection refused",
-    TimeoutError: "connect timed out",
-    ConnectionError: "connection closed while connecting",
-}
-OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
-"""What this machine, not the server, says when it has no connection to give."""
-
-Done = Callable[[Reply], None]
 _heads: dict[bytes, tuple[int, int]] = {}
 """The status and the body's length that a head tells, of keep-alive replies; a head tells them always alike."""
-
-
-class ConnectFailed(Exception):
-    """No connection, and why in a few words; not for users: it ends as a Reply, or as Unreachable at the edge. `fault`
-    says whether it was our own machine that had none to give."""
-
-    def __init__(self, why: str, fault: Fault = Fault.NOT_SENT) -> None:
-        super().__init__(why)
-        self.fault = fault
 
 
 class Connection(asyncio.Protocol):
     """One keep-alive connection; at most one request in flight; every `done` is called exactly once."""
 
     __slots__ = (
-        "_addresses", "_arrived", "_body", "_closing", "_complete", "_deadline", "_done", "_early", "_first", "_head",
+        "_arrived", "_body", "_closing", "_complete", "_deadline", "_dialler", "_done", "_early", "_first", "_head",
         "_head_only", "_in_body", "_last", "_oversize", "_parser", "_poll", "_seal", "_sent", "_sock",
         "_status", "_task", "_timeout_ns", "_timer", "_transport", "_trust", "_waited", "_wake", "_withheld",
         "bytes_sent", "connecting_ns", "connects", "origin", "timeout", "tls_ns",
@@ -70,7 +48,7 @@ class Connection(asyncio.Protocol):
         self.timeout = timeout  # seconds, for a connect and for a request each
         self.connects = self.connecting_ns = self.tls_ns = self.bytes_sent = 0
         self._timeout_ns = int(timeout * 1e9)
-        self._addresses: list[Any] = []
+        self._dialler = Dialler(origin, timeout)
         self._transport: asyncio.Transport | None = None
         self._sock: socket.socket | None = None  # written to directly, as long as it takes all
         self._seal: Callable[[bytes], bytes] | None = None  # TLS only
@@ -117,40 +95,15 @@ class Connection(asyncio.Protocol):
     async def _open(self) -> None:
         try:
             async with asyncio.timeout(self.timeout):
-                sock, connecting = await self._dial()
+                sock, connecting = await self._dialler.dial()
                 handshaking = await self._attach(sock)
         except (OSError, ValueError) as error:
-            self._addresses = []
-            raise ConnectFailed(reason(error), Fault.STARVED if _is_ours(error) else Fault.NOT_SENT) from None
+            self._dialler.forget()
+            raise ConnectFailed.of(error) from None
         self._waited = (connecting, handshaking)
         self.connects += 1
         self.connecting_ns += connecting
         self.tls_ns += handshaking
-
-    async def _dial(self) -> tuple[socket.socket, int]:
-        loop = asyncio.get_running_loop()
-        if not self._addresses:
-            self._addresses = await loop.getaddrinfo(self.origin.host, self.origin.port, type=socket.SOCK_STREAM)
-        share = self.timeout / len(self._addresses)  # so that a dead address leaves time for the next one
-        refusal: OSError = OSError("no address")
-        for entry in self._addresses:
-            sock = socket.socket(*entry[:3])
-            began = perf_counter_ns()
-            try:
-                sock.setblocking(False)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                async with asyncio.timeout(share):
-                    await loop.sock_connect(sock, entry[4])
-            except OSError as error:
-                sock.close()
-                refusal = refusal if _is_ours(error) and refusal.errno else error  # what the server said counts
-            except BaseException:
-                sock.close()
-                raise
-            else:
-                self._addresses = [entry]  # a reconnect goes where this one went, without asking again
-                return sock, perf_counter_ns() - began
-        raise refusal
 
     async def _attach(self, sock: socket.socket) -> int:
         """Make the transport, through the TLS handshake where there is one; return the handshake's ns."""
@@ -376,7 +329,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         now = perf_counter_ns()
-        until_close = self._in_body and exc is None and not _is_framed(self._head)
+        until_close = self._in_body and exc is None and not is_framed(self._head)
         self._drop()
         self._trust = 0  # a server that leaves unannounced is looked at before every send from now on
         if not self._sent:
@@ -461,32 +414,3 @@ class Connection(asyncio.Protocol):
             self._fail(Fault.TIMEOUT, f"no complete reply in {self.timeout:g} s")
         else:
             self._set_timer(now)
-
-
-def not_sent(detail: str) -> Reply:
-    return Reply(0, b"", 0, 0, perf_counter_ns(), Fault.NOT_SENT, detail)
-
-
-def _is_framed(head: bytes) -> bool:
-    """Whether a reply says where its body ends, so that a close before is a loss."""
-    head = head.lstrip(b"\r\n")
-    while head[9:10] == b"1":  # interim replies
-        head = head.partition(b"\r\n\r\n")[2]
-    return _FRAMED.search(head.partition(b"\r\n\r\n")[0] + b"\r\n") is not None
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether it was this machine that had no connection to give."""
-    return isinstance(error, OSError) and error.errno in OUR_OWN
-
-
-def reason(error: Exception) -> str:
-    """Say in a few words why there is no connection."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"certificate not trusted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS handshake failed: {(error.reason or 'closed').lower().replace('_', ' ')}"
-    for kind, reason in _REASONS.items():
-        if isinstance(error, kind):
-            return reason
-    return getattr(error, "strerror", None) or "cannot connect"

@@ -160,7 +160,7 @@ def _answering(replies: list[tuple[int, bytes]]) -> Iterator[tuple[str, list[dic
 def test_k6_names_every_reply_as_our_engine_does(tmp_path: Path) -> None:
     source = NIGHT.replace("vus: 4, iterations: 50, pause: 20ms", f"vus: 1, iterations: {len(REPLIES)}")
     source = source.replace(
-        "p_scan_method: qr", 'p_scan_method: "{run} {ticket.type} {iter} {vu} {nothing} {scanned_at}"'
+        "p_scan_method: qr", 'p_scan_method: "{run} {ticket.type} {iter} {vu} {{nothing}} {scanned_at}"'
     )
     source = source[: source.index("  race_condition:")]
     scenario = spec.parse(tmp_path / "night.yaml", source)

@@ -19,8 +19,9 @@ from servers import OK, Authority, Behaviour, Peer, Seen, replying, serve
 
 from provision.errors import ConfigError
 from provision.load import wire
+from provision.load.dial import ConnectFailed
 from provision.load.http import Fault, Origin, Reply, request_bytes, request_head
-from provision.load.wire import ConnectFailed, Connection
+from provision.load.wire import Connection
 
 SHORT = 0.15  # seconds; where a test is about running into it
 LONG = 10.0  # seconds; where it must not be reached
