@@ -201,8 +201,7 @@ def _marked(gateway: Gateway, run: str, table: TablePlan) -> Told:
     """The rows whose keys the database made and that have the very text which the recipe gives them."""
     assert table.trace is not None  # noqa: S101
     column, template = table.trace.column, table.trace.template or ""
-    text = re.escape(template.replace("{run}", run).replace("{short}", fakes.short(run)))
-    pattern = "^" + re.sub(r"\\\{n(:\w+)?\\\}", " *([0-9]+)", text).replace("\\-", "-").replace("\\ ", " ") + "$"
+    pattern = fakes.pattern(template, run)
     found: dict[int, list[int]] = {}
     for row in gateway.select(table.table, [table.key, column], [Filter(column, "match", pattern)], key=table.key):
         if number := re.fullmatch(pattern, row[column]):
