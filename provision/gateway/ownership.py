@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from provision.errors import ConfigError
+from provision.errors import ConfigError, TicketsError
 from provision.fixtures import fakes, ids
 from provision.fixtures.ids import Range
 from provision.fixtures.manifest import Manifest, OwnedTable, digest
@@ -82,6 +82,16 @@ def refuse(standing: Standing, manifest: Manifest) -> None:
             raise ConfigError(f"{table}: {rows} of the rows that run {manifest.run} made are gone {RESET}.", hint=hint)
 
 
+def refuse_tickets(standing: Standing, manifest: Manifest, tickets: Sequence[Range]) -> None:
+    """Raise TicketsError when the numbers of a ticket file, or others of its run, are not those of the run's rows."""
+    hint = "Seed new tickets with: provision seed"
+    for doubt in standing.doubts:
+        raise TicketsError(f"The tickets may be other people's by now: {doubt.table}: {doubt.why} {RESET}.", hint=hint)
+    owners = [o.table for o in manifest.tables if o.trace is not None and ids.cover(o.ranges, tickets)]
+    if not any(standing.known[owner] for owner in owners):
+        raise TicketsError(f"No ticket of run {manifest.run} is in the database {RESET}.", hint=hint)
+
+
 @dataclass(frozen=True, slots=True)
 class _Proof:
     """What can prove the rows of one table: the rows of ours in other tables are `known`."""
@@ -125,14 +135,11 @@ class _Proof:
         return self.owned.trace
 
     def _batches(self, found: Sequence[Range]) -> dict[int, int]:
-        """The batch of each number; those that are in none, having been settled, are one."""
-        batches = [list(found), *(parts for _, parts in self.owned.told)]
-        return {
-            n: at
-            for at, parts in enumerate(batches)
-            for part in parts
-            for n in range(int(part.low), int(part.high) + 1)
-        }
+        """The batch of each number; one that is in no recorded batch stands for itself alone."""
+        batches = {n: n for part in found for n in range(int(part.low), int(part.high) + 1)}
+        for at, (_, parts) in enumerate(self.owned.told, 1):
+            batches |= {n: -at for part in parts for n in range(part.low, part.high + 1)}
+        return batches
 
     def _rows(self, found: Sequence[Range]) -> Iterator[Row]:
         columns = [name for name, _ in self._parents()]
