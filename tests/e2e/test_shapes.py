@@ -216,30 +216,19 @@ def test_a_scenario_rehearses_tickets_with_keys_of_other_types_and_its_log_goes_
     assert set(rows(bare, sql)) == {*before, *between}
 
 
-@pytest.mark.parametrize("theirs", ["by hand", "by the same recipe"])
 def test_after_a_reset_of_the_database_an_old_run_touches_none_of_the_rows_that_have_its_numbers(
-    theirs: str, bare: Stack, sql: Sql, tmp_path: Path
+    bare: Stack, sql: Sql, tmp_path: Path
 ) -> None:
     gate = GATE.format(table="passes", id="id", key="bigint")
     place = prepare(bare, sql, Shape("", BIGINT.ddl + gate, BIGINT.recipe, {}, BIGINT.strangers), tmp_path / "here")
     (place.folder / "night.yaml").write_text(SCAN)
-    assert place.run("seed", "recipe.yaml", "--tickets", "80").code == 0
+    assert place.run("seed", "recipe.yaml").code == 0
     run = place.runs()[0]
     sql(bare, "truncate gigs, passes, pass_seats, scans restart identity")
-    if theirs == "by hand":
-        sql(
-            bare,
-            """
-            insert into gigs (title, starts_at, ends_at) select 'theirs', now(), now() + '1h' from generate_series(1, 5);
-            insert into passes (gig_id, holder_name, code, price) select 1, 'x', 'theirs-' || n, 1 from generate_series(1, 90) n;
-            insert into pass_seats (pass_id, seat, zone) select id, 1, 1 from passes;
-            insert into scans (ticket, ok) select id, false from passes;
-            """,
-        )
-    else:
-        colleague = prepare_folder(bare, BIGINT, tmp_path / "colleague")
-        sql(bare, BIGINT.strangers)
-        assert colleague.run("seed", "recipe.yaml", "--tickets", "80").code == 0
+    sql(bare, BIGINT.strangers)
+    colleague = prepare_folder(bare, BIGINT, tmp_path / "colleague")
+    assert colleague.run("seed", "recipe.yaml").code == 0
+    sql(bare, "insert into scans (ticket, ok) select id, false from passes")
     before = rows(bare, sql)
     dry = place.run("teardown", "--dry-run")
     torn = place.run("teardown")
@@ -250,10 +239,10 @@ def test_after_a_reset_of_the_database_an_old_run_touches_none_of_the_rows_that_
     elsewhere = place.run("run-scenario", "night.yaml")
     assert rows(bare, sql) == before
     assert (torn.code, every.code, resumed.code, ran.code, elsewhere.code) == (107, 107, 104, 104, 104), torn
-    for said in (dry, torn, every):
-        assert re.search(r"passes +\d+ found +0 removed +\d+ left\n +not touched: ", said.out), said
+    assert re.search(r"passes +11 found\n +not touched: ", dry.out), dry
+    for said in (torn, every):
+        assert re.search(r"passes +11 found +0 removed +11 left\n +not touched: ", said.out), said
         assert f"delete .provision/{run}" in said.out
-    assert "was the database reset" in resumed.err
     assert all("other people's" in refused.err for refused in (ran, elsewhere)), elsewhere
 
 
@@ -262,17 +251,16 @@ def test_what_the_app_changed_and_a_trigger_rewrote_does_not_stop_a_teardown(
 ) -> None:
     rewriting = """
         create function rewrite() returns trigger language plpgsql security definer set search_path = public as $$
-          begin update passes set code = md5(code), holder_name = md5(holder_name) where id = new.id; return null; end $$;
+          begin
+            update passes set code = md5(code), holder_name = md5(holder_name) where id = new.id; return null;
+          end $$;
         create trigger rewrite after insert on passes for each row execute function rewrite();
         create function shout() returns trigger language plpgsql as $$
           begin new.title = md5(new.title); return new; end $$;
         create trigger shout before insert on gigs for each row execute function shout();
     """
-    shape = Shape(
-        "", BIGINT.ddl + rewriting, BIGINT.recipe, {}, BIGINT.strangers.replace("= 'theirs'", "= md5('theirs')")
-    )
-    strangers = shape.strangers.replace("where code = md5('theirs')", "where holder_name = md5('x')")
-    place = prepare(bare, sql, Shape("", shape.ddl, shape.recipe, {}, strangers), tmp_path / "here")
+    strangers = BIGINT.strangers.replace("= 'theirs'", "= md5('theirs')")
+    place = prepare(bare, sql, Shape("", BIGINT.ddl + rewriting, BIGINT.recipe, {}, strangers), tmp_path / "here")
     before = rows(bare, sql)
     assert place.run("seed", "recipe.yaml", "--tickets", "600").code == 0
     sql(
