@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from provision import bundled, rundir, saved
+from provision import fitting, rundir, saved
 from provision.audit import bounds
 from provision.audit.thresholds import Threshold
 from provision.errors import ScenarioError, TicketsError
@@ -21,6 +21,7 @@ from provision.load import executors, spec
 from provision.load.spec import Scenario
 from provision.rundir import MANIFEST, RunDir
 from provision.saved import Destination
+from provision.yamlfile import Document
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Wanted:
     """What is to be rehearsed, read and checked as far as that goes without the target."""
 
     path: Path
+    document: Document
     source: str
     scenario: Scenario
     thresholds: tuple[Threshold, ...]
@@ -63,14 +65,16 @@ class Wanted:
 
 def prepare(options: RunOptions) -> Wanted:
     """Read scenario and tickets; ScenarioError, TicketsError or ConfigError for whatever is wrong with them."""
-    path, source = bundled.find("scenarios", options.scenario)
-    scenario = spec.parse(path, source)
+    scenario, document, source = fitting.read(options.scenario)
+    path, limits = document.path, document
     if options.config:
         path, text = _k6_configuration(options.config)
         scenario, source = k6_options.apply(scenario, path, text), f"{source}\n# {path.name}\n{text}"
+        theirs = k6_options.document(path, text)
+        limits = theirs if "thresholds" in theirs.data else document
     duration = None if options.duration is None else _duration(options.duration)
     scenario = spec.override(scenario, vus=options.vus, duration=duration, rounds=_rounds(options), ci=options.ci)
-    wanted = tuple(_thresholds(path, scenario))
+    wanted = tuple(fitting.thresholds(scenario, limits))
     try:
         text = options.tickets.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -81,9 +85,16 @@ def prepare(options: RunOptions) -> Wanted:
     for file in options.files.values():
         rundir.check_writable(file)
     own = _ids(options.tickets, tickets)
+    fitting.check_tickets(scenario, document, options.tickets, tickets.fields, values(tickets))
     processes = options.processes or spec.processes_needed(scenario, os.cpu_count() or 1)
     more = options.allow_exhaustion
-    return Wanted(path, source, scenario, wanted, tickets, own, options.files, out, processes, more)
+    return Wanted(path, document, source, scenario, wanted, tickets, own, options.files, out, processes, more)
+
+
+def values(tickets: Tickets) -> dict[str, str]:
+    """The tokens that are the same in all requests of a run, with their values."""
+    scanner = {"scanner.id": tickets.scanner} if tickets.scanner else {}
+    return {"run": tickets.run, "event.id": tickets.event, **scanner}
 
 
 def _k6_configuration(path: Path) -> tuple[Path, str]:
@@ -112,17 +123,6 @@ def _duration(text: str) -> float:
         return executors.seconds(text)
     except ValueError as error:
         raise ScenarioError(f"--duration: {error}") from None
-
-
-def _thresholds(path: Path, scenario: Scenario) -> Sequence[Threshold]:
-    found = []
-    for metric in scenario.thresholds:
-        try:
-            given = {metric: scenario.thresholds[metric]}
-            found += [threshold for _, threshold in saved.parse_thresholds(given, scenario.scenarios)]
-        except ValueError as error:
-            raise ScenarioError(f"{path}: thresholds.{metric}: {error}") from None
-    return found
 
 
 def _ids(path: Path, tickets: Tickets) -> tuple[Range, ...]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from provision import __version__, rundir, saved
+from provision import __version__, aftermath, fitting, preparation, rundir, saved
 from provision.audit import evidence, thresholds, verdict
 from provision.audit.evidence import Snapshot
 from provision.audit.finding import Status
@@ -38,7 +37,6 @@ from provision.report.model import Report
 from provision.rundir import MANIFEST, RunDir
 from provision.saved import Destination
 from provision.target import Target
-from provision.yamlfile import unknown
 
 BROKEN_SHOWN = 5
 TEXTS = {"text", "character varying"}
@@ -65,7 +63,7 @@ class Rehearsal:
 def rehearse(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher) -> Rehearsal:
     """Check the target, run the load, take the snapshot, judge, save."""
     schema = gateway.schema()
-    check_schema(wanted, schema)
+    fitting.check_schema(wanted.scenario, wanted.document, schema)
     _check_numbers(wanted, target, watcher)
     fresh = _fresh(gateway, schema, wanted)
     job = _job(wanted, target, fresh, schema)
@@ -85,7 +83,7 @@ def rehearse(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher)
             processes=wanted.processes,
         )
     folder.write_json("results.json", results.to_json())
-    snapshot = _snapshot(gateway, schema, wanted, results, {ticket["id"] for ticket in fresh})
+    snapshot = _snapshot(gateway, schema, wanted, results, {ticket["id"] for ticket in fresh}, watcher)
     folder.write_json("snapshot.json", snapshot.to_json())
     report = saved.judge(run, scenario, wanted.source, results, snapshot, folder)
     saved.save(report, folder, files=wanted.files, out=wanted.out)
@@ -123,7 +121,7 @@ def preflight(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher
     """Everything of `rehearse` up to the load, the canary included; the facts that were found in order."""
     bare = wanted.scenario.model_copy(update={"scenarios": {}})
     schema = gateway.schema()
-    check_schema(wanted, schema)
+    fitting.check_schema(wanted.scenario, wanted.document, schema)
     job = _job(replace(wanted, scenario=bare), target, [dict(ticket) for ticket in wanted.tickets.fields], schema)
     _own_entries(wanted, schema, watcher)
     results = engine.run(job, BytesIO(), watch=lambda _: None, check_canary=check_canary)
@@ -137,30 +135,6 @@ def preflight(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher
         "the scenario's truth is in the schema",
         *(f"canary: {record.named} (HTTP {record.status})" for record in results.records()),
     ]
-
-
-def check_schema(wanted: Wanted, schema: Schema) -> None:
-    """Raise ScenarioError when function, arguments or truth are not what the API exposes."""
-    request = wanted.scenario.request
-    function = schema.functions.get(request.rpc)
-    if function is None:
-        raise ScenarioError(f"{wanted.path}: request.rpc: {unknown('function', request.rpc, schema.functions)}")
-    for name in request.args:
-        if name not in function.arguments:
-            raise ScenarioError(f"{wanted.path}: request.args: {unknown('argument', name, function.arguments)}")
-    if missing := sorted(function.required - set(request.args)):
-        raise ScenarioError(f"{wanted.path}: request.args: {request.rpc} needs {', '.join(missing)} as well")
-    with _in_file(wanted.path):
-        truth.check(schema, wanted.scenario.truth)
-
-
-@contextmanager
-def _in_file(path: Path) -> Iterator[None]:
-    """A ScenarioError in the block names the file."""
-    try:
-        yield
-    except ScenarioError as error:
-        raise ScenarioError(f"{path}: {error}", hint=error.hint) from None
 
 
 def _check_numbers(wanted: Wanted, target: Target, watcher: Watcher) -> None:
@@ -224,12 +198,11 @@ def _needed(wanted: Wanted) -> int:
 def _job(wanted: Wanted, target: Target, fresh: list[dict[str, str]], schema: Schema) -> Job:
     origin = Origin.parse(target.url, target.ca_file)
     race_origin = Origin.parse(target.tls_url, target.ca_file) if target.tls_url else origin
-    values = {"run": wanted.tickets.run, "event.id": wanted.tickets.event}
-    if wanted.tickets.scanner:
-        values["scanner.id"] = wanted.tickets.scanner
+    values = preparation.values(wanted.tickets)
     headers = {**target.headers, "User-Agent": f"provision/{__version__}"}
-    with _in_file(wanted.path):
-        template = Template(wanted.scenario.request, origin, headers, frozenset(fresh[0]), frozenset(values))
+    fields = frozenset(fresh[0]).intersection(*fresh)
+    with fitting.placed(wanted.document):
+        template = Template(wanted.scenario.request, origin, headers, fields, frozenset(values))
     classify = classifier(wanted.scenario.outcomes)
     slow_read = _slow_read(wanted, schema, race_origin, headers)
     run = wanted.tickets.run
@@ -250,7 +223,7 @@ def check_canary(answers: list[tuple[Outcome, Reply]]) -> None:
     """Raise, in the API's own words, when the first scans show that the scenario or the target is not set up right."""
     for (outcome, reply), what in zip(answers, ("a fresh ticket", "the same ticket", "no ticket at all"), strict=False):
         words = f"The canary scan of {what} was answered with {_words(reply)}"
-        if outcome is Outcome.NOT_SENT:
+        if outcome in {Outcome.NOT_SENT, Outcome.STARVED}:
             raise Unreachable(f"The canary scan was not sent: {reply.detail}.", hint="Check SUPABASE_URL.")
         if outcome is Outcome.UNAUTHORISED:
             raise Refused(f"{words}.", hint="Check the key and the function's GRANTs.")
@@ -266,12 +239,18 @@ def _words(reply: Reply) -> str:
     return f"HTTP {reply.status}: {reply.detail or reply.body[:300].decode(errors='replace')}"
 
 
-def _snapshot(gateway: Gateway, schema: Schema, wanted: Wanted, results: Results, fresh: set[str]) -> Snapshot:
+def _snapshot(
+    gateway: Gateway, schema: Schema, wanted: Wanted, results: Results, fresh: set[str], watcher: Watcher
+) -> Snapshot:
     """What the database says of the tickets that were fresh, with the rows of those on which a promise broke."""
-    taken = truth.take(gateway, schema, wanted.scenario.truth, wanted.ids)
-    consumed = None if taken.consumed is None else taken.consumed & fresh
-    entries = None if taken.entries is None else {t: n for t, n in taken.entries.items() if t in fresh}
-    snapshot = replace(taken, consumed=consumed, entries=entries)
+
+    def read(only: Collection[str] | None) -> Snapshot:
+        taken = truth.take(gateway, schema, wanted.scenario.truth, wanted.ids, only)
+        consumed = None if taken.consumed is None else taken.consumed & fresh
+        entries = None if taken.entries is None else {t: n for t, n in taken.entries.items() if t in fresh}
+        return replace(taken, consumed=consumed, entries=entries)
+
+    snapshot = aftermath.take(read, results, say=watcher.say)
     broken = [case.ticket for case in evidence.gather(results, snapshot).having(lambda case: case.broken)]
     return replace(snapshot, rows=truth.rows_of(gateway, schema, wanted.scenario.truth, broken[:BROKEN_SHOWN]))
 

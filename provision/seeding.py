@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from provision.fixtures.manifest import Manifest
     from provision.fixtures.plan import Plan
     from provision.gateway import Gateway
+    from provision.load.spec import Scenario
+    from provision.yamlfile import Document
 
+USUAL_RECIPE = "event-night"
 TICKETS_FILE = Path("test-tickets.json")
 
 
@@ -70,18 +73,23 @@ def seed(options: SeedOptions, watcher: Watcher) -> Seeded:
 
 def seed_target(options: SeedOptions, target: Target, watcher: Watcher) -> Seeded:
     """`seed` on a target that is open."""
+    from provision import fitting
     from provision.fixtures import manifest, plan, recipe
 
-    name = options.recipe or _recipe_for(options.scenario)
+    scenario = _scenario(options.scenario)
+    name = options.recipe or (scenario[0].recipe if scenario else USUAL_RECIPE)
     path, text = bundled.find("seeds", name)
     parsed, document = recipe.parse(path, text)
-    target = in_schema(target, parsed.profile)
-    count, why = _ticket_count(options, name, parsed.count)
+    here, target = target.schema, in_schema(target, parsed.profile)
+    count, why = _ticket_count(options, scenario and scenario[0], name, parsed.count)
     for file in filter(None, (options.out, options.env)):
         rundir.check_writable(file)
     now = datetime.now(UTC)
     with open_gateway(target, watcher) as gateway:
-        planned = plan.build(parsed, document, gateway.schema(), rundir.new_run_id(now), now.date(), count)
+        schema = gateway.schema()
+        if scenario and parsed.profile in {None, here}:
+            fitting.check_schema(*scenario, schema)
+        planned = plan.build(parsed, document, schema, rundir.new_run_id(now), now.date(), count)
         if options.dry_run:
             return Seeded(planned.run, identity(target), _counts(planned), options.out, why, written=False)
         folder = RunDir.create(planned.run)
@@ -154,24 +162,25 @@ def _warn_of_unnamed(folder: RunDir, gateway: Gateway, watcher: Watcher) -> None
         watcher.say(f"  written_by_app: {{{row.table}: {row.column}}}; else teardown keeps such rows and theirs")
 
 
-def _recipe_for(scenario: str | None) -> str:
-    """The recipe that makes a scenario's tickets, the usual one without a scenario."""
-    from provision.load import spec
+def _scenario(name: str | None) -> tuple[Scenario, Document] | None:
+    """The scenario that tickets are wanted for, as far as it can be checked without them."""
+    if name is None:
+        return None
+    from provision import fitting
 
-    if scenario is None:
-        return "event-night"
-    return spec.parse(*bundled.find("scenarios", scenario)).recipe
+    scenario, document, _ = fitting.read(name)
+    fitting.thresholds(scenario, document)
+    return scenario, document
 
 
-def _ticket_count(options: SeedOptions, recipe: str, default: int) -> tuple[int, str]:
+def _ticket_count(options: SeedOptions, scenario: Scenario | None, recipe: str, default: int) -> tuple[int, str]:
     """How many tickets, and why so many."""
     if options.tickets is not None:
         return options.tickets, "--tickets"
-    if options.scenario is None:
+    if scenario is None:
         return default, f"the recipe {recipe}"
     from provision.load import spec
 
-    scenario = spec.parse(*bundled.find("scenarios", options.scenario))
     total, words = spec.tickets_needed(scenario)
     return total, f"{scenario.name} can use {' + '.join(words)}"
 

@@ -55,9 +55,10 @@ class StrictModel(BaseModel):
 
 def unknown(kind: str, word: Any, valid: Iterable[str]) -> str:
     """`unknown key 'vuss'; did you mean 'vus'?`, with all valid words when none is near."""
-    words = sorted(valid)
-    near = difflib.get_close_matches(str(word), words, n=1)
-    return f"unknown {kind} {word!r}; " + (f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(words)}")
+    words = {valid_word.lower(): valid_word for valid_word in sorted(valid)}
+    near = difflib.get_close_matches(str(word).strip().lower(), words, n=1)
+    meant = f"did you mean {words[near[0]]!r}?" if near else f"valid: {', '.join(sorted(valid))}"
+    return f"unknown {kind} {word!r}; {meant}"
 
 
 class _Loader(yaml.SafeLoader):
@@ -125,7 +126,12 @@ def validate(document: Document, model: type[Model], error_class: type[ConfigErr
         location = list(error["loc"])
         if error["type"] == "unknown_key":
             location.append(error["ctx"]["key"])
-        message = error["msg"].removeprefix("Value error, ")
-        if error["type"] == "missing":
-            message = f"the key {location[-1]!r} is missing"
-        raise error_class(f"{document.where(location)}: {message}") from None
+        raise error_class(f"{document.where(location)}: {message(failure)}") from None
+
+
+def message(failure: ValidationError) -> str:
+    """The first error in words."""
+    error = failure.errors(include_url=False)[0]
+    if error["type"] == "missing":
+        return f"the key {error['loc'][-1]!r} is missing"
+    return error["msg"].removeprefix("Value error, ")

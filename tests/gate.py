@@ -28,6 +28,8 @@ class Gate:
     lose: Callable[[int], bool] = lambda _: False
     """Whether to close the connection after the n-th scan was carried out, without a reply."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    never: asyncio.Event = field(default_factory=asyncio.Event)
+    """What nobody sets: it keeps whoever waits for it from being collected as garbage."""
     places: int = 100
     """How many requests it works on at once."""
     workers: asyncio.Semaphore = field(init=False)
@@ -74,8 +76,8 @@ async def waiting(gate: Gate, ticket: str) -> dict[str, Any]:
 
 async def silent(gate: Gate, ticket: str) -> dict[str, Any]:
     """Never answers."""
-    del gate, ticket
-    await asyncio.Event().wait()
+    del ticket
+    await gate.never.wait()
     return {}
 
 

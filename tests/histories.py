@@ -78,7 +78,7 @@ class History:
     def results(self) -> Results:
         tickets = max((r.ticket for r in self.records if r.ticket < 1 << 31), default=-1) + 1
         values: dict[str, Any] = {
-            "started": "2026-06-01T20:00:00+00:00", "elapsed": 10.0, "parts": self.parts,
+            "started": "2026-06-01T20:00:00+00:00", "elapsed": 10.0, "load": 10.0, "parts": self.parts,
             "tickets": tuple(map(self.ticket, range(tickets))), "rounds": tuple(self.rounds),
             "generator": Generator(0.1, 0.1, 1.0, 2.0), "samples": tuple(self.samples), "connections": 10,
             "bytes_sent": 1000, "exhausted": (), "interrupted": False,

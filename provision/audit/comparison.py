@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from provision.load.outcomes import Outcome
 from provision.load.results import Results
 
 BATCHES = 20
@@ -63,10 +64,11 @@ def compare(before: Results, after: Results) -> list[Change]:
 
 
 def latencies(results: Results) -> dict[str, list[float]]:
-    """The latencies of each measured scenario in ms, in the order of sending; those of no request are left out."""
+    """The latencies of each measured scenario in ms, in the order of sending; requests that were not sent or that we
+    gave up are left out."""
     found: dict[int, list[tuple[int, float]]] = {}
     for record in results.records():
-        if results.parts[record.part].measured and record.sent:
+        if results.parts[record.part].measured and record.sent and record.named is not Outcome.INTERRUPTED:
             found.setdefault(record.part, []).append((record.sent, max(1, record.last - record.sent) / 1e6))
     return {results.parts[part].name: [value for _, value in sorted(sent)] for part, sent in sorted(found.items())}
 

@@ -45,6 +45,16 @@ def _replies(count: int) -> str:
     return "reply fits" if count == 1 else "replies fit"
 
 
+def not_starved(evidence: Evidence) -> Finding | None:
+    """This machine had a connection for every request; None when it had, since that is usual."""
+    starved = [sample for sample in evidence.results.samples if sample.outcome == Outcome.STARVED]
+    if not starved:
+        return None
+    number = sum(sample.count for sample in starved)
+    text = f"{number:,} request{'s were' if number > 1 else ' was'} not sent, since this machine had no connection for"
+    return Finding("not-starved", Status.INCONCLUSIVE, f"{text} {'them' if number > 1 else 'it'}: {starved[0].body}.")
+
+
 def contended(evidence: Evidence, contention: Contention) -> Finding | None:
     """The race rounds were races, at the client and at the server; None when the scenario has no race."""
     if not any(part.executor == "race" for part in evidence.results.parts):

@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Literal
 
-from provision.load import offline
+from provision.load.offline import scanned_at
 from provision.load.outcomes import Outcome
 from provision.load.results import CANARY, NO_TICKET, Record, Results, Round
 
 OVERLAP_SHARE = 0.5
 _TAKEN_IN = {Outcome.ADMITTED, Outcome.ALREADY_USED}
-_NOT_TAKEN_IN = {Outcome.NOT_SENT, Outcome.BUSY, Outcome.CONFLICT, Outcome.NOT_FOUND, Outcome.REFUSED}
+_NOT_TAKEN_IN = {
+    Outcome.NOT_SENT,
+    Outcome.STARVED,
+    Outcome.BUSY,
+    Outcome.CONFLICT,
+    Outcome.NOT_FOUND,
+    Outcome.REFUSED,
+}
 """Of offline scans: what was taken in and what was not; of the rest the reply does not tell."""
 
 
@@ -22,12 +28,13 @@ _NOT_TAKEN_IN = {Outcome.NOT_SENT, Outcome.BUSY, Outcome.CONFLICT, Outcome.NOT_F
 class Snapshot:
     """What the database says of the run's tickets: the ids that count as consumed, how many entries each id has, and
     for tickets of interest the rows themselves, and when each id was scanned (ISO 8601). None where the scenario names
-    no such table or column."""
+    no such table or column. `unsettled` are the ids of which requests without a reply may still change something."""
 
     consumed: frozenset[str] | None
     entries: Mapping[str, int] | None
     rows: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
     scanned_at: Mapping[str, str] | None = None
+    unsettled: frozenset[str] = frozenset()
 
     def stored(self, ticket: str) -> int:
         """How many admissions of a ticket the database holds."""
@@ -37,7 +44,7 @@ class Snapshot:
 
     def disagrees(self, ticket: str) -> bool:
         """Whether the ticket is consumed without an entry or entered without being consumed."""
-        if self.consumed is None or self.entries is None:
+        if self.consumed is None or self.entries is None or ticket in self.unsettled:
             return False
         return (ticket in self.consumed) != (self.entries.get(ticket, 0) > 0)
 
@@ -54,42 +61,75 @@ class Snapshot:
             "entries": None if self.entries is None else dict(self.entries),
             "rows": dict(self.rows),
             "scanned_at": None if self.scanned_at is None else dict(self.scanned_at),
+            "unsettled": sorted(self.unsettled),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Snapshot:
         consumed = data["consumed"]
         return cls(
-            None if consumed is None else frozenset(consumed), data["entries"], data["rows"], data.get("scanned_at")
+            None if consumed is None else frozenset(consumed),
+            data["entries"],
+            data["rows"],
+            data.get("scanned_at"),
+            frozenset(data.get("unsettled", ())),
         )
 
 
 @dataclass(slots=True)
 class Case:
     """One ticket: the requests that were acknowledged, those whose effect is unknown, and what is stored; of offline
-    scans also those that were taken in and those of which nobody can tell, each with the time that it gave."""
+    scans also those that were taken in and those of which nobody can tell, each with the time that it gave. Requests
+    are kept as their numbers in the journal, since a record in memory is ten times as large as on disk."""
 
     ticket: str
-    acknowledged: list[Record] = field(default_factory=list)
-    unknown: list[Record] = field(default_factory=list)
+    results: Results
+    heard: tuple[int, ...] = ()
+    unheard: tuple[int, ...] = ()
+    offline: tuple[int, ...] = ()
     requests: int = 0
     stored: int = 0
     disagrees: bool = False
-    allowed: int = 1
-    repeatable: bool = False  # any number may hear of success
-    synced: list[tuple[datetime, Record]] = field(default_factory=list)
-    unsettled: list[tuple[datetime, Record]] = field(default_factory=list)
     stored_at: datetime | None = None
+
+    @property
+    def allowed(self) -> int:
+        return self.results.winners
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether any number may hear of success."""
+        return self.results.promise != "winners"
+
+    @property
+    def acknowledged(self) -> list[Record]:
+        return list(map(self.results.record, self.heard))
+
+    @property
+    def unknown(self) -> list[Record]:
+        return list(map(self.results.record, self.unheard))
+
+    @property
+    def synced(self) -> list[tuple[datetime, Record]]:
+        return self._dated(taken_in=True)
+
+    @property
+    def unsettled(self) -> list[tuple[datetime, Record]]:
+        return self._dated(taken_in=False)
+
+    def _dated(self, *, taken_in: bool) -> list[tuple[datetime, Record]]:
+        records = [r for r in map(self.results.record, self.offline) if (r.named in _TAKEN_IN) is taken_in]
+        return [(scanned_at(self.results.started, record.vu, record.iteration), record) for record in records]
 
     @property
     def twice(self) -> bool:
         """Whether more were admitted than the scenario allows: one, unless it says otherwise."""
-        return self.stored > self.allowed or (len(self.acknowledged) > self.allowed and not self.repeatable)
+        return self.stored > self.allowed or (len(self.heard) > self.allowed and not self.repeatable)
 
     @property
     def lost(self) -> bool:
         """Whether somebody heard of an admission that is not stored; one effect is enough where all may hear of it."""
-        heard = min(len(self.acknowledged), self.allowed) if self.repeatable else len(self.acknowledged)
+        heard = min(len(self.heard), self.allowed) if self.repeatable else len(self.heard)
         return self.stored < heard and not self.twice
 
     @property
@@ -100,19 +140,20 @@ class Case:
     def misdated(self) -> bool:
         """Whether another time is stored than that of the earliest scan that was taken in. One whose reply does not
         tell whether it was taken in may have been."""
-        if not self.stored or not (self.synced or self.unsettled):
+        synced, unsettled = self.synced, self.unsettled
+        if not self.stored or not (synced or unsettled):
             return False
-        first = min((at for at, _ in self.synced), default=None)
-        possible = {at for at, _ in self.unsettled if first is None or at < first} | ({first} if first else set())
+        first = min((at for at, _ in synced), default=None)
+        possible = {at for at, _ in unsettled if first is None or at < first} | ({first} if first else set())
         return self.stored_at not in possible
 
     @property
     def unexpected(self) -> bool:
-        return self.stored > len(self.acknowledged) + len(self.unknown) and not self.twice
+        return self.stored > len(self.heard) + len(self.unheard) and not self.twice
 
     @property
     def recovered(self) -> bool:
-        return not self.twice and len(self.acknowledged) < self.stored <= len(self.acknowledged) + len(self.unknown)
+        return not self.twice and len(self.heard) < self.stored <= len(self.heard) + len(self.unheard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +192,7 @@ class Trial:
     @property
     def won(self) -> bool:
         """Whether somebody was let in, or may have been."""
-        return bool(self.case.stored or self.case.acknowledged or self.case.unknown)
+        return bool(self.case.stored or self.case.heard or self.case.unheard)
 
 
 def overlapped(round_: Round) -> bool:
@@ -161,25 +202,23 @@ def overlapped(round_: Round) -> bool:
 
 def gather(results: Results, snapshot: Snapshot) -> Evidence:
     """Join replies and database by ticket; tickets that the database alone speaks of are cases too."""
-    new = partial(Case, allowed=results.winners, repeatable=results.promise != "winners")
     dated = results.promise == "first-scan-wins"
-    cases = {ticket: new(ticket) for ticket in results.tickets}
+    cases = {ticket: Case(ticket, results) for ticket in results.tickets}
     ghosts = []
-    for record in results.records():
+    for number, record in enumerate(results.records()):
         if record.ticket == NO_TICKET:
             ghosts.append(record)
             continue
         case = cases[results.tickets[record.ticket]]
         case.requests += 1
         if record.named is Outcome.ADMITTED:
-            case.acknowledged.append(record)
-        elif record.named is Outcome.UNKNOWN:
-            case.unknown.append(record)
-        if dated and record.named not in _NOT_TAKEN_IN:
-            scan = offline.scanned_at(results.started, record.vu, record.iteration), record
-            (case.synced if record.named in _TAKEN_IN else case.unsettled).append(scan)
+            case.heard += (number,)
+        elif record.named is Outcome.UNKNOWN or (record.named is Outcome.INTERRUPTED and record.sent):
+            case.unheard += (number,)
+        if dated and record.named not in _NOT_TAKEN_IN and record.sent:
+            case.offline += (number,)
     for ticket in {*(snapshot.consumed or ()), *(snapshot.entries or ())}:
-        cases.setdefault(ticket, new(ticket))
+        cases.setdefault(ticket, Case(ticket, results))
     for case in cases.values():
         case.stored = snapshot.stored(case.ticket)
         case.disagrees = snapshot.disagrees(case.ticket)

@@ -1,6 +1,7 @@
 """Metrics under k6's names and the scan metrics, computed from a run's records; times in milliseconds.
 
-A metric may be asked for as `name{scenario:burst,outcome:admitted}`. Canary and control requests are never in it.
+A metric may be asked for as `name{scenario:burst,outcome:admitted}`. Canary and control requests are never in it, nor
+are iterations that we gave up ourselves.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, pairwise
 
+from provision.audit import bounds
 from provision.load.histogram import Histogram
-from provision.load.outcomes import FAILURES, OUTCOMES, Outcome
+from provision.load.outcomes import COMPLETE, FAILURES, Outcome
 from provision.load.results import Results
 from provision.load.tally import Kind, Tally
 
@@ -53,14 +55,13 @@ class Trend:
         return below + (above - below) * (place - low)
 
     def interval(self, percent: float) -> tuple[float, float]:
-        """A 95 % confidence interval of a percentile by order statistics (Conover 1999, §3.2, normal approximation)."""
-        count, share = self.samples, percent / 100
+        """A 95 % confidence interval of a percentile by order statistics; where the samples are too few for a bound it
+        is 0 and infinity."""
+        count = self.samples
         if not count:
             return math.nan, math.nan
-        spread = 1.96 * math.sqrt(count * share * (1 - share))
-        low = max(0, math.floor(count * share - spread) - 1)
-        high = min(count - 1, math.ceil(count * share + spread))
-        return self.at(low), self.at(high)
+        low, high = bounds.ranks(count, percent / 100)
+        return self.at(low - 1) if low else 0.0, self.at(high - 1) if high <= count else math.inf
 
     def statistic(self, name: str) -> float:
         """`avg`, `min`, `med`, `max` or `p(95)`; NaN without samples."""
@@ -87,7 +88,7 @@ class Trend:
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """How often, and how often per second of the run."""
+    """How often, and how often per second of the load."""
 
     count: int
     per_second: float
@@ -159,7 +160,7 @@ class Selection:
         return Trend.of((value / 1e6, times) for value, times in whole)
 
     def count(self, number: int) -> Counter:
-        return Counter(number, number / self.results.elapsed if self.results.elapsed else 0.0)
+        return Counter(number, number / self.results.load if self.results.load else 0.0)
 
     def requests(self, hit: Callable[[Outcome, int], bool] = lambda *_: True) -> int:
         """How many requests have an outcome and status that `hit` says yes to."""
@@ -184,7 +185,7 @@ class Selection:
 
 
 _METRICS: Mapping[str, tuple[type[Metric], Callable[[Selection], Metric]]] = {
-    "http_reqs": (Counter, lambda s: s.count(s.requests(lambda outcome, _: outcome is not Outcome.NOT_SENT))),
+    "http_reqs": (Counter, lambda s: s.count(s.requests())),
     "http_req_duration": (Trend, lambda s: s.trend("duration")),
     "http_req_response_time": (Trend, lambda s: s.trend("response")),
     "http_req_waiting": (Trend, lambda s: s.trend("waiting")),
@@ -243,16 +244,22 @@ class Metrics:
             for number, part in enumerate(self._results.parts)
             if part.measured and wanted in {None, part.name}
         }
-        outcomes = [o for o in OUTCOMES if tags.get("outcome") in {None, str(o)}]
+        outcomes = [o for o in COMPLETE if tags.get("outcome") in {None, str(o)}]
         kinds = frozenset((part, outcome) for part in parts for outcome in outcomes)
         return Selection(self._tally, self._results, kinds, frozenset(parts.values()))
 
     def outcomes(self, scenario: str | None = None) -> dict[str, int]:
         """How often each outcome was heard, the frequent ones first."""
         chosen = self._select({"scenario": scenario} if scenario else {})
-        counts = {str(outcome): chosen.outcomes(outcome).count for outcome in OUTCOMES}
+        counts = {str(outcome): chosen.outcomes(outcome).count for outcome in COMPLETE}
         counts = {outcome: count for outcome, count in counts.items() if count}
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+    def interrupted(self) -> int:
+        """How many iterations of the load we gave up ourselves."""
+        measured = {number for number, part in enumerate(self._results.parts) if part.measured}
+        found = self._tally.statuses.items()
+        return sum(n for (part, o, _), n in found if part in measured and o is Outcome.INTERRUPTED)
 
     def lateness(self, scenario: str) -> Trend:
         """How much later than due requests of a scenario were sent, in ms, without the time for a connection."""

@@ -105,6 +105,16 @@ def database_agrees(evidence: Evidence) -> Finding | None:
     return Finding("database-agrees", Status.FAIL, _also(text, odd), _details(evidence, odd))
 
 
+def settled(evidence: Evidence) -> Finding | None:
+    """The server was done with the requests without a reply when the database was read; None when it was."""
+    tickets = sorted(evidence.snapshot.unsettled)
+    if not tickets:
+        return None
+    text = "Requests that were given up may still be at work on the server, so the database cannot tell what became of"
+    number = f"{len(tickets):,} ticket{'s' * (len(tickets) != 1)}"
+    return Finding("settled", Status.INCONCLUSIVE, f"{text} {number}, first {tickets[0]}.")
+
+
 def rounds_won(evidence: Evidence, contention: Contention) -> Finding | None:
     """Each race round had a winner, and how rare a broken round must be after so many; None without rounds, or when
     none broke but the server took the requests one by one: that says nothing of a rate."""

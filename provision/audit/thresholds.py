@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from provision.audit.metrics import KINDS, STATISTICS, TAGS, WHOLE_RUN, Metrics, Trend, parse_selector
-from provision.load.outcomes import OUTCOMES
+from provision.load.outcomes import COMPLETE
 from provision.load.spec import Limit
 from provision.yamlfile import unknown
 
@@ -57,7 +57,7 @@ class Threshold:
 @dataclass(frozen=True, slots=True)
 class Judged:
     """A threshold with what was measured: `ok` is None when there were no samples. `low` and `high` bound the value
-    with 95 % confidence where a percentile was asked for."""
+    with 95 % confidence where a percentile was asked for; `high` is infinite when the samples are too few for that."""
 
     threshold: Threshold
     value: float
@@ -70,6 +70,12 @@ class Judged:
     def straddles(self) -> bool:
         """Whether the limit lies inside the interval, so that another run could have gone the other way."""
         return self.low is not None and self.high is not None and self.low < self.threshold.limit < self.high
+
+    def interval(self, between: str = " – ") -> str:
+        """The interval in figures, an unknown bound as a question mark; nothing where there is none."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{self.low:.4g}{between}" + (f"{self.high:.4g}" if math.isfinite(self.high) else "?")
 
 
 def parse(metric: str, written: str | Limit, scenarios: Iterable[str]) -> Threshold:
@@ -97,7 +103,7 @@ def parse(metric: str, written: str | Limit, scenarios: Iterable[str]) -> Thresh
 
 
 def _check_tags(tags: Mapping[str, str], scenarios: Iterable[str]) -> None:
-    valid = {"scenario": list(scenarios), "outcome": [str(outcome) for outcome in OUTCOMES]}
+    valid = {"scenario": list(scenarios), "outcome": [str(outcome) for outcome in COMPLETE]}
     for tag, value in tags.items():
         if tag not in TAGS:
             raise ValueError(unknown("tag", tag, TAGS))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from provision.audit import conduct, promises, thresholds
+from provision.audit import bounds, conduct, promises, thresholds
 from provision.audit.contention import Contention, measure
 from provision.audit.evidence import Evidence, Snapshot, gather
 from provision.audit.finding import Finding, Status
@@ -62,6 +63,8 @@ def _promises(evidence: Evidence, contention: Contention, metrics: Metrics, ende
         promises.none_lost(evidence),
         promises.none_unexpected(evidence),
         promises.database_agrees(evidence),
+        promises.settled(evidence),
+        conduct.not_starved(evidence),
         conduct.all_classified(evidence),
         conduct.contended(evidence, contention),
         conduct.released(evidence),
@@ -83,8 +86,11 @@ def _finding(judged: Judged, own: float) -> Finding:
     name, threshold = f"threshold {judged.threshold.metric}", judged.threshold
     if judged.ok is None:
         return Finding(name, Status.INCONCLUSIVE, f"{threshold.metric} {threshold.expression}: there were no samples.")
-    within = "" if judged.low is None else f" (95 % interval {judged.low:.4g} to {judged.high:.4g})"
+    interval = judged.interval(" to ")
+    within = f" (95 % interval {interval})" if interval else ""
     text = f"{threshold.metric} {threshold.expression}: {judged.value:.6g}{within} of {judged.samples:,} samples."
+    if judged.high == math.inf and threshold.percent is not None and threshold.percent < 100:
+        text += f" An upper bound takes {bounds.samples_for(threshold.percent / 100):,} samples."
     if judged.straddles:
         text += " The limit lies inside the interval: another run could go the other way."
     if judged.ok:

@@ -169,16 +169,20 @@ class _Proof:
         ]
 
     def _points_at_key(self, table: str, column: str, parent: str, *, by_foreign_key: bool = False) -> bool:
-        reference = self.schema.tables[table].columns[column].references
-        key = self.manifest.table(parent).key
+        there = self.schema.tables[table].columns if table in self.schema.tables else {}
+        if column not in there:  # the schema has changed since
+            return False
+        reference, key = there[column].references, self.manifest.table(parent).key
         return reference == (parent, key) if reference and reference[0] == parent else not by_foreign_key
 
     def _held(self) -> Iterator[int]:
         """The keys that rows which are certainly ours hold by a foreign key."""
         for (table, column), parent in self.manifest.parents.items():
-            if parent != self.owned.table or not self._points_at_key(table, column, parent, by_foreign_key=True):
+            below = next((owned for owned in self.manifest.tables if owned.table == table), None)
+            if parent != self.owned.table or below is None:
                 continue
-            below = self.manifest.table(table)
+            if not self._points_at_key(table, column, parent, by_foreign_key=True):
+                continue
             own: tuple[Filter, ...] = ()
             if below.trace is not None:
                 if below.trace.template is None:

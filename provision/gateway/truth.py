@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from provision.audit.evidence import Snapshot
 from provision.errors import ScenarioError
 from provision.fixtures.ids import Range
 from provision.fixtures.schema import Schema
-from provision.gateway import Filter, Gateway, Row, among
+from provision.gateway import Filter, Gateway, Row, among, chunks
 from provision.load.spec import Evidence, Truth
 from provision.yamlfile import unknown
 
+FEW = 1000
+"""Up to so many tickets are asked for by name."""
 
-def take(gateway: Gateway, schema: Schema, truth: Truth, ids: Sequence[Range]) -> Snapshot:
-    """Who was let in, of the tickets in `ids`."""
-    consumed = None if truth.consumed is None else frozenset(_tickets(gateway, schema, truth.consumed, ids))
-    entries = None if truth.entries is None else Counter(_tickets(gateway, schema, truth.entries, ids))
-    return Snapshot(consumed, entries, scanned_at=_scanned_at(gateway, schema, truth.dated, ids))
+
+def take(
+    gateway: Gateway, schema: Schema, truth: Truth, ids: Sequence[Range], only: Collection[str] | None = None
+) -> Snapshot:
+    """Who was let in, of the tickets in `ids`, or of those that are named `only`."""
+
+    def rows(evidence: Evidence, *columns: str) -> Iterator[Row]:
+        """The rows that count."""
+        for some in _selections(evidence.ticket, ids, only):
+            where = [*some, *conditions(evidence.where)]
+            yield from gateway.select(evidence.table, [evidence.ticket, *columns], where, key=_key(schema, evidence))
+
+    def tickets(evidence: Evidence) -> Iterator[str]:
+        return (str(row[evidence.ticket]) for row in rows(evidence))
+
+    def scanned_at(evidence: Evidence, column: str) -> dict[str, str]:
+        return {str(row[evidence.ticket]): row[column] for row in rows(evidence, column) if row[column]}
+
+    consumed = None if truth.consumed is None else frozenset(tickets(truth.consumed))
+    entries = None if truth.entries is None else Counter(tickets(truth.entries))
+    dated = truth.dated and truth.dated.scanned_at
+    return Snapshot(consumed, entries, scanned_at=scanned_at(truth.dated, dated) if truth.dated and dated else None)
 
 
 def count(gateway: Gateway, evidence: Evidence, ids: Sequence[Range]) -> int:
@@ -27,28 +46,13 @@ def count(gateway: Gateway, evidence: Evidence, ids: Sequence[Range]) -> int:
     return sum(gateway.count(evidence.table, where) for where in among(evidence.ticket, ids))
 
 
-def _tickets(gateway: Gateway, schema: Schema, evidence: Evidence, ids: Sequence[Range]) -> Iterable[str]:
-    """The ticket of each row that counts."""
-    return (str(row[evidence.ticket]) for row in _rows(gateway, schema, evidence, [evidence.ticket], ids))
-
-
-def _scanned_at(
-    gateway: Gateway, schema: Schema, evidence: Evidence | None, ids: Sequence[Range]
-) -> dict[str, str] | None:
-    """When the database says that each ticket was scanned; None when the scenario does not say where that stands."""
-    if evidence is None or evidence.scanned_at is None:
-        return None
-    rows = _rows(gateway, schema, evidence, [evidence.ticket, evidence.scanned_at], ids)
-    return {str(row[evidence.ticket]): row[evidence.scanned_at] for row in rows if row[evidence.scanned_at]}
-
-
-def _rows(
-    gateway: Gateway, schema: Schema, evidence: Evidence, columns: Sequence[str], ids: Sequence[Range]
-) -> Iterator[Row]:
-    """Some columns of the rows that count, of the tickets in `ids`."""
-    for some in among(evidence.ticket, ids):
-        where = [*some, *conditions(evidence.where)]
-        yield from gateway.select(evidence.table, columns, where, key=_key(schema, evidence))
+def _selections(column: str, ids: Sequence[Range], only: Collection[str] | None) -> Iterator[Sequence[Filter]]:
+    """The conditions whose rows together are those of all tickets, or of a few."""
+    if only is None or len(only) > FEW:
+        yield from among(column, ids)
+        return
+    for few in chunks(only):
+        yield (Filter(column, "in", few),)
 
 
 def rows_of(gateway: Gateway, schema: Schema, truth: Truth, tickets: Iterable[str]) -> dict[str, list[dict[str, Any]]]:

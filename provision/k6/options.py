@@ -7,13 +7,11 @@ k6's shortcuts at the top are taken as k6 takes them, as a scenario named `defau
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from provision import yamlfile
 from provision.errors import ScenarioError
-from provision.load.spec import Executor, Limit, Scenario
+from provision.load.spec import Parts, Scenario, Thresholds
 from provision.yamlfile import Document, StrictModel
 
 IGNORED = frozenset({"cloud", "ext", "summaryTrendStats", "summaryTimeUnit", "noUsageReport"})
@@ -24,20 +22,25 @@ _SHORTCUTS = {"duration": "constant-vus", "stages": "ramping-vus", "iterations":
 
 
 class _Options(StrictModel):
-    scenarios: Annotated[dict[str, Executor], Field(min_length=1)]
-    thresholds: dict[str, list[str | Limit] | str] | None = None
+    scenarios: Parts
+    thresholds: Thresholds | None = None
 
 
 def apply(scenario: Scenario, path: Path, text: str) -> Scenario:
     """The scenario with the executors and, where there are any, the thresholds of a k6 configuration; ScenarioError
     names what cannot be taken over, and its line."""
-    document = yamlfile.parse(path, text.replace("\t", " "), ScenarioError)
-    data = document.data
+    parsed = document(path, text)
+    data = parsed.data
     if isinstance(data, dict):
         data = _scenarios({key: value for key, value in data.items() if key not in IGNORED})
-    options = yamlfile.validate(Document(path, data, document.lines), _Options, ScenarioError)
+    options = yamlfile.validate(Document(path, data, parsed.lines), _Options, ScenarioError)
     thresholds = scenario.thresholds if options.thresholds is None else options.thresholds
     return scenario.model_copy(update={"scenarios": options.scenarios, "thresholds": thresholds})
+
+
+def document(path: Path, text: str) -> Document:
+    """A k6 configuration with the lines of its keys."""
+    return yamlfile.parse(path, text.replace("\t", " "), ScenarioError)
 
 
 def _scenarios(data: dict[str, Any]) -> dict[str, Any]:

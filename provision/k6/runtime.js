@@ -43,12 +43,12 @@ function take(place) {
 }
 
 function filled(value, tokens) {
-  if (typeof value === 'string') return value.replace(CONFIG_TOKEN, (all, name) => (name in tokens ? String(tokens[name]) : all));
+  if (typeof value === 'string') return value.replace(CONFIG_TOKEN, (all, literal, name) => (literal ? `{${literal}}` : String(tokens[name])));
   if (Array.isArray(value)) return value.map((one) => filled(one, tokens));
   if (value === null || typeof value !== 'object') return value;
   return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, filled(one, tokens)]));
 }
-const CONFIG_TOKEN = /\{([a-z_]+(?:\.[A-Za-z_][A-Za-z0-9_]*)?)\}/g;
+const CONFIG_TOKEN = /\{\{( *[A-Za-z_][A-Za-z0-9_.-]* *)\}\}|\{( *[A-Za-z_][A-Za-z0-9_.-]* *)\}/g;
 
 function decoded(body) {
   try {

@@ -148,7 +148,7 @@ class _Vu:
     def done(self, reply: Reply) -> None:
         self.crew.session.record(self.lane, self.ticket, self.due, reply)
         self.lane.iteration += 1
-        self.next(BACK_OFF if reply.fault is Fault.NOT_SENT else 0.0)
+        self.next(BACK_OFF if reply.fault in {Fault.NOT_SENT, Fault.STARVED} else 0.0)
 
     def give_up_at(self, span: Span) -> None:
         """Watch over the span's iterations: what is still in flight when it is given up is aborted."""

@@ -85,18 +85,22 @@ class Course:
         self.pulse.window(bytes(self.session.fresh))
         at_tick()
 
-    def summary(self) -> dict[str, Any]:
-        """What this process knows besides its records, for `merge`; plain values."""
+    def so_far(self) -> dict[str, Any]:
+        """What this process knows by now besides its records, for `merge`; plain values."""
         session = self.session
         return {
-            "generator": self.pulse.summary(),
             "samples": [(outcome, status, body) for (outcome, status), body in session.samples.items()],
             "connections": sum(connection.connects for connection in session.connections),
             "bytes_sent": sum(connection.bytes_sent for connection in session.connections),
             "exhausted": list(session.exhausted),
             "dropped": dict(session.dropped),
             "vus": self.vus,
+            "active": session.active,
         }
+
+    def summary(self) -> dict[str, Any]:
+        """The same at the end, with how the process itself fared."""
+        return {"generator": self.pulse.summary(), **self.so_far()}
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from typing import IO, Any
 
 import uvloop
 
-from provision.load import race, spec
+from provision.load import descriptors, race, spec
 from provision.load.course import Course, frozen_garbage
 from provision.load.executors import ConstantVus, OpenModel
+from provision.load.guard import guarded
 from provision.load.http import Reply
 from provision.load.ledger import Ledger
 from provision.load.outcomes import Outcome
@@ -48,9 +49,10 @@ def run(
 ) -> Results:
     """Carry out the job; `journal` receives the records as they come, `check_canary` may raise to stop before the load.
 
-    The first SIGINT or SIGTERM ends it in order (in-flight requests are awaited), the second at once. OSError when the
-    journal cannot be written.
+    The first SIGINT or SIGTERM ends it in order (in-flight requests are awaited), the second at once. ConfigError when
+    it may not open enough connections, OSError when the journal cannot be written.
     """
+    descriptors.make_room(job.scenario, processes)
     return uvloop.run(_Run(job, Ledger(journal, live=abort is not None), watch, abort, processes).run(check_canary))
 
 
@@ -64,6 +66,8 @@ class _Run:
         self.abort = abort
         self.processes = processes
         self.aborted = ""
+        self.ended: int | None = None
+        self.others: dict[int, dict[str, Any]] = {}
         self.judged = 0
         self.recent: tuple[float, ...] = ()
         executors = job.scenario.scenarios.values()
@@ -75,14 +79,16 @@ class _Run:
         self.session = Session(self.job, pool, Share(0, self.processes))
         self.course = Course(self.session)
         try:
-            with _signals(self.session):
+            with _signals(self.session), guarded(self.session):
                 await race.warm_up(self.session)
                 try:
                     check_canary(await _canary(self.session))
                 finally:
                     self._flush()
                 others = await self._load()
-                return self._results([self.course.summary(), *others], self.ledger.close(), pool.used)
+                summaries = [self.course.summary(), *others]
+                self.session.close()  # the journal is mapped by a descriptor of its own
+                return self._results(summaries, self.ledger.close(), pool.used)
         finally:
             self.session.close()
             pool.close()
@@ -90,11 +96,14 @@ class _Run:
     async def _load(self) -> list[dict[str, Any]]:
         """Run the load here and in the workers; what the workers know at the end."""
         async with Workers(self.session, self.processes - 1, self.ledger) as workers:
+            self.others = workers.so_far
             await self.course.prepare()
             with frozen_garbage():
                 self.session.start = self.judged = await workers.start()
                 await self.course.run(self._tick)
-            return await workers.finish()
+            others = await workers.finish()
+            self.ended = perf_counter_ns()
+            return others
 
     def _flush(self) -> None:
         self.ledger.add(bytes(self.session.fresh))
@@ -109,10 +118,17 @@ class _Run:
         self.watch(self._progress((now - self.session.start) / 1e9))
         if self.abort and self.ledger.tally and not self.aborted and now - self.judged >= JUDGE_EVERY_NS:
             self.judged = now
-            so_far = self._results([self.course.summary()], b"", 0)
+            so_far = self._results([self.course.summary(), *self._so_far()], b"", 0)
             self.aborted = self.abort(so_far, self.ledger.tally, (now - self.session.start) / 1e9)
             if self.aborted:
                 self.session.stopping.set()
+
+    def _so_far(self) -> Iterator[dict[str, Any]]:
+        """What the workers told last, with their VUs for as many seconds as ours."""
+        seconds = len(self.course.vus)
+        for told in self.others.values():
+            missing = [told["active"]] * (seconds - len(told["vus"]))
+            yield {**told, "vus": [*told["vus"], *missing][:seconds]}
 
     def _progress(self, elapsed: float) -> Progress:
         outcomes, session = self.ledger.outcomes(), self.session
@@ -131,18 +147,21 @@ class _Run:
 
     def _results(self, summaries: Sequence[dict[str, Any]], journal: Journal, used: int) -> Results:
         bodies = {(o, s): body for summary in reversed(summaries) for o, s, body in summary["samples"]}
-        counts = self.ledger.counts()
+        counts, now = self.ledger.counts(), perf_counter_ns()
         dropped: Counter[str] = Counter()
         for summary in summaries:
             dropped.update(summary["dropped"])
         return Results(
             started=self.job.started,
-            elapsed=(perf_counter_ns() - self.session.began) / 1e9,
+            elapsed=(now - self.session.began) / 1e9,
+            load=((self.ended or now) - self.session.start) / 1e9,
             parts=tuple(self.session.parts),
             tickets=tuple(ticket["id"] for ticket in self.job.tickets[:used]),
             rounds=tuple(self.session.rounds),
-            generator=Generator.worst([summary["generator"] for summary in summaries]),
-            samples=tuple(Sample(str(o), s, body, counts[o, s]) for (o, s), body in bodies.items()),
+            generator=Generator.worst([summary["generator"] for summary in summaries if "generator" in summary]),
+            samples=tuple(
+                Sample(str(o), s, body, counts[o, s]) for (o, s), body in bodies.items() if o is not Outcome.INTERRUPTED
+            ),
             connections=sum(summary["connections"] for summary in summaries),
             bytes_sent=sum(summary["bytes_sent"] for summary in summaries),
             exhausted=tuple(dict.fromkeys(name for summary in summaries for name in summary["exhausted"])),
@@ -176,7 +195,9 @@ async def _canary(session: Session) -> list[tuple[Outcome, Reply]]:
     """One scan, the same again, and one of a ticket that does not exist."""
     lane = session.lane(session.part(CANARY, CANARY, 1, measured=False), 0)
     ticket = session.take(CANARY)
-    return [] if ticket is None else [await session.ask(lane, which) for which in (ticket, ticket, NO_TICKET)]
+    answers = [] if ticket is None else [await session.ask(lane, which) for which in (ticket, ticket, NO_TICKET)]
+    lane.connection.bytes_sent = 0  # it is judged, not measured
+    return answers
 
 
 def _planned(executor: spec.AnyExecutor) -> float:

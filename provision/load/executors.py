@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
@@ -25,9 +25,10 @@ def seconds(value: Any) -> float:
 
 
 def text(value: float) -> str:
-    """A duration in k6's words: 70.0 is `1m10s`."""
-    minutes, rest = divmod(round(value, 3), 60)
-    return (f"{minutes:g}m" if minutes else "") + (f"{rest:g}s" if rest or not minutes else "")
+    """A duration in k6's words, to the nanosecond: 70.0 is `1m10s`."""
+    minutes, rest = divmod(round(value, 9), 60)
+    digits = f"{rest:.9f}".rstrip("0").rstrip(".")
+    return (f"{minutes:.0f}m" if minutes else "") + (f"{digits}s" if digits != "0" or not minutes else "")
 
 
 def _range(value: Any) -> tuple[float, float]:
@@ -125,6 +126,10 @@ class _Staged(Executor):
             raise ValueError("stages: they take no time at all")
         return self
 
+    def _some_load(self, first: int) -> None:
+        if not any((first, *(stage.target for stage in self.stages))):
+            raise ValueError("stages: every target is 0, so nothing would run; give one of them a target above 0")
+
     @property
     def length(self) -> float:
         return sum(stage.duration for stage in self.stages)
@@ -136,6 +141,11 @@ class RampingVus(_Staged):
     executor: Literal["ramping-vus"]
     startVUs: Target = 1
     gracefulRampDown: Duration = 30.0
+
+    @model_validator(mode="after")
+    def _starts(self) -> Self:
+        self._some_load(self.startVUs)
+        return self
 
 
 class _Arrivals(Executor):
@@ -172,6 +182,11 @@ class RampingArrivalRate(_Staged, _Arrivals):
 
     executor: Literal["ramping-arrival-rate"]
     startRate: Target = 0
+
+    @model_validator(mode="after")
+    def _starts(self) -> Self:
+        self._some_load(self.startRate)
+        return self
 
 
 ClosedModel = ConstantVus | RampingVus | PerVuIterations | SharedIterations

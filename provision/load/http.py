@@ -24,11 +24,12 @@ class Fault(StrEnum):
     """Why there is no complete reply."""
 
     NOT_SENT = "not_sent"  # nothing of the request reached a server: refused, DNS, TLS, connect time-out
+    STARVED = "starved"  # not sent either, since this machine had no descriptor, port or buffer for a connection
     TIMEOUT = "timeout"  # sent, no complete reply in time
     RESET = "reset"  # sent, connection closed or reset before a complete reply
     MALFORMED = "malformed"  # sent, the answer is not HTTP
     OVERSIZE = "oversize"  # sent, head or body above the limit
-    ABORTED = "aborted"  # sent, then we gave up
+    ABORTED = "aborted"  # we gave up, `sent` tells whether before it was sent
 
 
 class Reply(NamedTuple):
@@ -43,6 +44,7 @@ class Reply(NamedTuple):
     detail: str  # the reason for a fault, never a header or a key
     connecting: int = 0  # ns of the TCP connect that this request had to wait for
     handshaking: int = 0  # ns of the TLS handshake that this request had to wait for
+    received: int = 0  # bytes of the reply, its head included
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,7 +214,8 @@ class Http2(asyncio.Protocol):
                 self._on_data(number, event.data or b"")
             case StreamEnded(stream_id=number) if stream := self._streams.pop(number or 0, None):
                 sent = stream.sent or stream.first  # answered early: the server did not wait for the last byte
-                stream.done(Reply(stream.status, bytes(stream.body), sent, stream.first, now, None, ""))
+                body = bytes(stream.body)
+                stream.done(Reply(stream.status, body, sent, stream.first, now, None, "", received=len(body)))
             case StreamReset(stream_id=int(number)) if number in self._streams:
                 refused = event.error_code == ErrorCodes.REFUSED_STREAM  # not processed at all (RFC 9113, 8.7)
                 self._fail(number, Fault.NOT_SENT if refused else Fault.RESET, f"stream reset ({event.error_code})")
@@ -250,7 +251,7 @@ class Http2(asyncio.Protocol):
 
     def _fail(self, number: int, fault: Fault, detail: str) -> None:
         stream = self._streams.pop(number)
-        fault = fault if stream.sent else Fault.NOT_SENT
+        fault = fault if stream.sent or fault is Fault.ABORTED else Fault.NOT_SENT
         stream.done(Reply(0, b"", stream.sent, stream.first if stream.sent else 0, perf_counter_ns(), fault, detail))
 
     def _end(self, fault: Fault, detail: str) -> None:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 class Outcome(StrEnum):
-    """The third outcome, `unknown`, is a request that was sent and whose effect the reply does not tell."""
+    """What became of a request. `unknown` is one that was sent and whose effect the reply does not tell, `interrupted`
+    one that we gave up ourselves: nobody can tell its effect either, but it is no error of the server's. `starved`
+    is one that our own machine had no connection for."""
 
     ADMITTED = "admitted"
     ALREADY_USED = "already_used"
@@ -31,13 +33,17 @@ class Outcome(StrEnum):
     NOT_SENT = "not_sent"
     UNKNOWN = "unknown"
     UNCLASSIFIED = "unclassified"
+    INTERRUPTED = "interrupted"
+    STARVED = "starved"
 
 
 OUTCOMES = tuple(Outcome)
 NUMBER = {outcome: number for number, outcome in enumerate(OUTCOMES)}
-NAMEABLE = frozenset(str(o) for o in OUTCOMES) - {"not_sent", "unknown", "unclassified"}
+COMPLETE: tuple[Outcome, ...] = tuple(o for o in OUTCOMES if o not in {Outcome.INTERRUPTED, Outcome.STARVED})
+"""The outcomes of iterations that came to their end; as in k6, no metric knows the others."""
+NAMEABLE = frozenset(map(str, COMPLETE)) - {"not_sent", "unknown", "unclassified"}
 """The outcomes that a scenario file may name; the others follow from the wire."""
-FAILURES = frozenset(OUTCOMES) - {Outcome.ADMITTED, Outcome.ALREADY_USED, Outcome.BUSY, Outcome.CONFLICT}
+FAILURES = frozenset(COMPLETE) - {Outcome.ADMITTED, Outcome.ALREADY_USED, Outcome.BUSY, Outcome.CONFLICT}
 """The outcomes that count as errors of the rehearsal: our tickets exist and our key is right."""
 
 BY_CODE: Mapping[str, Outcome] = {
@@ -69,6 +75,11 @@ BY_STATUS: Mapping[int, Outcome] = {
     **dict.fromkeys(range(520, 528), Outcome.UNKNOWN),
 }
 
+_BY_FAULT: Mapping[str, Outcome] = {
+    "not_sent": Outcome.NOT_SENT,
+    "aborted": Outcome.INTERRUPTED,
+    "starved": Outcome.STARVED,
+}
 _NOTHING = object()
 Matcher = Callable[[int, Any], bool]
 Classifier = Callable[["Reply"], Outcome]
@@ -84,7 +95,7 @@ def classifier(rules: Mapping[str, Rule | Sequence[Rule]]) -> Classifier:
 
     def classify(reply: Reply) -> Outcome:
         if reply.fault is not None:
-            return Outcome.NOT_SENT if reply.fault == "not_sent" else Outcome.UNKNOWN
+            return _BY_FAULT.get(reply.fault, Outcome.UNKNOWN)
         value = decode(reply.body)
         for outcome, matches in matchers:
             if matches(reply.status, value):

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from provision.errors import ScenarioError
+from provision.load import tokens
 from provision.load.http import Origin, request_bytes, request_head
 from provision.load.spec import Request
 from provision.yamlfile import unknown
-
-_TOKEN = re.compile(r"\{([a-z_]+(?:\.[A-Za-z_][A-Za-z0-9_]*)?)\}")
-_FIXED = frozenset({"vu", "iter", "scanned_at"})
 
 
 class Template:
@@ -35,15 +32,15 @@ class Template:
         """
         common = {"Accept": "application/json", "Content-Type": "application/json"}
         path = f"/rest/v1/rpc/{request.rpc}"
-        self._head = request_head("POST", path, common | dict(headers) | request.headers, origin.authority)
-        source = json.dumps(request.args, ensure_ascii=False, separators=(",", ":"))
-        pieces = _TOKEN.split(source)
-        self.tokens = tuple(pieces[1::2])
-        valid = _FIXED | common_tokens | {f"ticket.{name}" for name in fields}
+        merged = {name.lower(): (name, value) for name, value in _items(common, headers, request.headers)}
+        self._head = request_head("POST", path, dict(merged.values()), origin.authority)
+        pieces = list(tokens.pieces(json.dumps(request.args, ensure_ascii=False, separators=(",", ":"))))
+        self.tokens = tuple(piece for piece, is_token in pieces if is_token)
+        valid = tokens.known(fields, common_tokens)
         for token in self.tokens:
             if token not in valid:
                 raise ScenarioError(f"request.args: {unknown('token', token, valid)}")
-        self._parts = [piece.encode() if index % 2 == 0 else piece for index, piece in enumerate(pieces)]
+        self._parts = [piece if is_token else piece.encode() for piece, is_token in pieces]
 
     def render(self, values: Mapping[str, str | int]) -> bytes:
         """The whole request, its tokens taken from `values`."""
@@ -85,6 +82,11 @@ class Form:
         return lambda ticket, iteration: self(
             *(columns[token][ticket] if token in columns else drawn[token](iteration) for token in tokens)
         )
+
+
+def _items(*mappings: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """All entries, in the order of the mappings."""
+    return (item for mapping in mappings for item in mapping.items())
 
 
 def escaped(value: Any) -> bytes:

@@ -22,7 +22,8 @@ CANARY = "canary"
 
 
 class Record(NamedTuple):
-    """One request. Times are ns since the run began: due, sent (0: never), first and last byte of the reply."""
+    """One request. Times are ns since the run began: due, sent (0: never), first and last byte of the reply, of which
+    `received` bytes came, its head included."""
 
     part: int
     outcome: int
@@ -196,12 +197,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A whole run. `tickets[n]` is the id of the ticket that records call n; `journal` is all records, in memory or
-    as a mapped file. `dropped` are the iterations of each part that found no free VU or no time, `vus` the active VUs
-    in each second, `aborted` the threshold that ended the run; `winners` and `promise` are the scenario's."""
+    """A whole run of `elapsed` seconds, of which the load took `load`. `tickets[n]` is the id of the ticket that
+    records call n; `journal` is all records, in memory or as a mapped file. `dropped` are the iterations of each part
+    that found no free VU or no time, `vus` the active VUs in each second, `aborted` the threshold that ended the run;
+    `winners` and `promise` are the scenario's."""
 
     started: str
     elapsed: float
+    load: float
     parts: tuple[Part, ...]
     tickets: tuple[str, ...]
     rounds: tuple[Round, ...]
@@ -227,6 +230,10 @@ class Results:
         """Every request, in the order in which they ended."""
         return map(_unpack, _RECORD.iter_unpack(self.journal))
 
+    def record(self, number: int) -> Record:
+        """The request number `number` in that order."""
+        return _unpack(_RECORD.unpack_from(self.journal, number * SIZE))
+
     def to_json(self) -> dict[str, Any]:
         """All but the records, for `results.json`."""
         return {name: value for name, value in asdict(replace(self, journal=b"")).items() if name != "journal"}
@@ -236,6 +243,7 @@ class Results:
         """The results as `to_json` and `results.bin` keep them; a record that a crash cut short is left out."""
         return cls(
             **{
+                "load": data["elapsed"],  # which is what runs of earlier versions took for it
                 **data,
                 "parts": tuple(Part(**part) for part in data["parts"]),
                 "tickets": tuple(data["tickets"]),

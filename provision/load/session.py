@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -154,12 +154,12 @@ class Session:
     def record(self, lane: Place, ticket: int, due: int, reply: Reply, round_: int = NO_ROUND) -> Outcome:
         """Name a reply and write it down."""
         outcome = self._classify(reply)
-        status, body, sent, first, last, _, detail, connecting, handshaking = reply
+        status, body, sent, first, last, _, detail, connecting, handshaking, received = reply
         since = self.began
         self.fresh += pack_fields(
             lane.part, NUMBER[outcome], status, lane.vu, lane.iteration, round_,
             ticket if ticket != NO_TICKET else -1, due - since, sent - since if sent else 0,
-            first - since if first else 0, last - since, len(body), connecting, handshaking,
+            first - since if first else 0, last - since, received, connecting, handshaking,
         )  # fmt: skip
         if outcome is not Outcome.ADMITTED and (outcome, status) not in self.samples:  # the first of each kind
             self.samples[outcome, status] = detail or body[:SAMPLE_BYTES].decode(errors="replace")
@@ -203,9 +203,11 @@ class Session:
             connection.abort("interrupted")
 
     def close(self) -> None:
-        for connection in self.connections:
-            connection.close()
-        self.timer.close()
+        """Close everything, also when the end of a request in flight makes a call-back raise."""
+        with ExitStack() as open_ones:
+            open_ones.callback(self.timer.close)
+            for connection in self.connections:
+                open_ones.callback(connection.close)
 
 
 async def first_of(*events: asyncio.Event) -> None:

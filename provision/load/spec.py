@@ -5,16 +5,27 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from provision import yamlfile
 from provision.errors import ScenarioError
 from provision.load import executors, overtaking, schedule
 from provision.load.executors import ClosedModel, ConstantArrivalRate, ConstantVus, Count, Duration, OpenModel
 from provision.load.outcomes import NAMEABLE
+from provision.load.results import CANARY
 from provision.yamlfile import StrictModel, unknown
 
 
@@ -111,6 +122,30 @@ AnyExecutor = ClosedModel | OpenModel | Race
 Executor = Annotated[AnyExecutor, Field(discriminator="executor")]
 
 
+def _form(value: Any) -> str:
+    """Which form a threshold, or a metric's thresholds, are written in, so that an error speaks of that form."""
+    return "text" if isinstance(value, str) else "long" if isinstance(value, dict | Limit) else "list"
+
+
+Written = Annotated[Annotated[str, Tag("text")] | Annotated[Limit, Tag("long")], Discriminator(_form)]
+_Several = Annotated[list[Written], Tag("list")]
+_One = Annotated[str, Tag("text")]
+Thresholds = dict[str, Annotated[_Several | _One, Discriminator(_form)]]
+"""Of each metric, in k6's short or long form."""
+
+
+def _part_name(value: str) -> str:
+    if not re.fullmatch(r"[0-9A-Za-z_-]+", value):
+        raise ValueError(f"{value!r} is no name; use letters, digits, _ and -, as in k6")
+    if value == CANARY:
+        raise ValueError(f"{value!r} is what the first scans are called; choose another name")
+    return value
+
+
+Parts = Annotated[dict[Annotated[str, AfterValidator(_part_name)], Executor], Field(min_length=1)]
+"""What a file's `scenarios` are: executors by name."""
+
+
 def _winners(value: Any) -> Any:
     """1, or N of `<=N`."""
     match = re.fullmatch(r"<=\s*([1-9]\d*)", value) if isinstance(value, str) else None
@@ -142,9 +177,9 @@ class Scenario(StrictModel):
     truth: Truth
     winners: Annotated[int, BeforeValidator(_winners), PlainSerializer(_winners_text)] = 1
     promise: Literal["winners", "idempotent", "first-scan-wins"] = "winners"
-    scenarios: Annotated[dict[str, Executor], Field(min_length=1)]
+    scenarios: Parts
     tickets: Literal["once", "reuse"] = "once"
-    thresholds: dict[str, list[str | Limit] | str] = Field(default_factory=dict)
+    thresholds: Thresholds = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _outcomes(self) -> Scenario:
@@ -182,8 +217,6 @@ def override(
 ) -> Scenario:
     """The scenario with `--vus`, `--duration` and `--rounds` in place of the file's; what started after a shortened
     or lengthened part still starts as long after it. In CI a race that leaves it open stops when a round broke."""
-    if vus == 1 and scenario.races:
-        raise ScenarioError("--vus: a race needs at least 2 VUs.")
     parts = dict(scenario.scenarios)
     for part in scenario.scenarios.values():
         if duration is not None and isinstance(part, ConstantVus | ConstantArrivalRate):
@@ -193,13 +226,30 @@ def override(
                 for other, late in parts.items()
                 if scenario.scenarios[other].startTime >= end
             }
-    asked = {"vus": vus, "duration": duration, "rounds": rounds}
+    if duration is not None:
+        parts = _changed(parts, "duration", executors.text(duration))
+    if vus is not None:
+        parts = _changed(parts, "vus", vus)
+    if rounds is not None:
+        parts = _changed(parts, "rounds", rounds)
     for name, part in parts.items():
-        changes = {key: value for key, value in asked.items() if value is not None and key in type(part).model_fields}
         if isinstance(part, Race) and part.stopOnBroken is None:
-            changes["stopOnBroken"] = ci
-        parts[name] = part.model_copy(update=changes)
+            parts[name] = part.model_copy(update={"stopOnBroken": ci})
     return scenario.model_copy(update={"scenarios": parts})
+
+
+def _changed(parts: Mapping[str, AnyExecutor], key: str, value: Any) -> dict[str, AnyExecutor]:
+    """The parts, with this value where they have such a key; ScenarioError where it cannot be, or none has it."""
+    if not any(key in type(part).model_fields for part in parts.values()):
+        raise ScenarioError(f"--{key}: nothing of this scenario has {key}.")
+    changed = dict(parts)
+    for name, part in parts.items():
+        if key in type(part).model_fields:
+            try:
+                changed[name] = type(part).model_validate({**part.model_dump(exclude_unset=True), key: value})
+            except ValidationError as failure:
+                raise ScenarioError(f"--{key}: {name}: {yamlfile.message(failure)}") from None
+    return changed
 
 
 def most_tickets(executor: AnyExecutor) -> int | None:

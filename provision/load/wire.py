@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import select
 import socket
@@ -37,7 +38,8 @@ _REASONS: dict[type[Exception], str] = {
     TimeoutError: "connect timed out",
     ConnectionError: "connection closed while connecting",
 }
-
+OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
+"""What this machine, not the server, says when it has no connection to give."""
 
 Done = Callable[[Reply], None]
 _heads: dict[bytes, tuple[int, int]] = {}
@@ -45,23 +47,28 @@ _heads: dict[bytes, tuple[int, int]] = {}
 
 
 class ConnectFailed(Exception):
-    """No connection, and why in a few words; not for users: it ends as a Reply, or as Unreachable at the edge."""
+    """No connection, and why in a few words; not for users: it ends as a Reply, or as Unreachable at the edge. `fault`
+    says whether it was our own machine that had none to give."""
+
+    def __init__(self, why: str, fault: Fault = Fault.NOT_SENT) -> None:
+        super().__init__(why)
+        self.fault = fault
 
 
 class Connection(asyncio.Protocol):
     """One keep-alive connection; at most one request in flight; every `done` is called exactly once."""
 
     __slots__ = (
-        "_addresses", "_body", "_closing", "_complete", "_deadline", "_done", "_early", "_first", "_head",
+        "_addresses", "_arrived", "_body", "_closing", "_complete", "_deadline", "_done", "_early", "_first", "_head",
         "_head_only", "_in_body", "_last", "_oversize", "_parser", "_poll", "_seal", "_sent", "_sock",
         "_status", "_task", "_timeout_ns", "_timer", "_transport", "_trust", "_waited", "_wake", "_withheld",
-        "bytes_received", "bytes_sent", "connecting_ns", "connects", "origin", "timeout", "tls_ns",
+        "bytes_sent", "connecting_ns", "connects", "origin", "timeout", "tls_ns",
     )  # fmt: skip
 
     def __init__(self, origin: Origin, *, timeout: float = 30.0) -> None:
         self.origin = origin
         self.timeout = timeout  # seconds, for a connect and for a request each
-        self.connects = self.connecting_ns = self.tls_ns = self.bytes_sent = self.bytes_received = 0
+        self.connects = self.connecting_ns = self.tls_ns = self.bytes_sent = 0
         self._timeout_ns = int(timeout * 1e9)
         self._addresses: list[Any] = []
         self._transport: asyncio.Transport | None = None
@@ -83,7 +90,7 @@ class Connection(asyncio.Protocol):
 
     def _forget(self) -> None:
         """Be ready for the next reply."""
-        self._sent = self._first = self._status = 0
+        self._sent = self._first = self._status = self._arrived = 0
         self._head = b""
         self._body: bytes | bytearray = b""
         self._in_body = self._complete = self._closing = self._oversize = self._head_only = False
@@ -114,7 +121,7 @@ class Connection(asyncio.Protocol):
                 handshaking = await self._attach(sock)
         except (OSError, ValueError) as error:
             self._addresses = []
-            raise ConnectFailed(reason(error)) from None
+            raise ConnectFailed(reason(error), Fault.STARVED if _is_ours(error) else Fault.NOT_SENT) from None
         self._waited = (connecting, handshaking)
         self.connects += 1
         self.connecting_ns += connecting
@@ -136,7 +143,7 @@ class Connection(asyncio.Protocol):
                     await loop.sock_connect(sock, entry[4])
             except OSError as error:
                 sock.close()
-                refusal = error
+                refusal = refusal if _is_ours(error) and refusal.errno else error  # what the server said counts
             except BaseException:
                 sock.close()
                 raise
@@ -201,7 +208,7 @@ class Connection(asyncio.Protocol):
             await self._open()
         except ConnectFailed as error:
             self._task = None
-            self._fail(Fault.NOT_SENT, str(error))
+            self._fail(error.fault, str(error))
             return
         self._task = None
         if self._transport is None or not self._start(request, request):
@@ -278,14 +285,15 @@ class Connection(asyncio.Protocol):
         if not self._sent:  # nobody asked
             self._drop()
             return
-        self.bytes_received += len(data)
+        size = len(data)
         if not self._first:
             end = data.find(b"\r\n\r\n") + 4
             known = _heads.get(data[:end])
-            if known is not None and known[1] == len(data) - end and not (self._head_only or self._head):
-                self._answer(known[0], data[end:], now, now)  # nearly always: the parser is not even asked
+            if known is not None and known[1] == size - end and not (self._head_only or self._head):
+                self._answer(known[0], data[end:], now, now, size)  # nearly always: the parser is not even asked
                 return
             self._first = now
+        self._arrived += size
         try:
             if self._in_body:
                 self._parser.feed_data(data)
@@ -387,25 +395,25 @@ class Connection(asyncio.Protocol):
         """Hand on the reply that the parser has read."""
         if self._closing:
             self._drop()
-        status, body, sent, first = self._status, bytes(self._body), self._sent, self._first
+        status, body, sent, first, arrived = self._status, bytes(self._body), self._sent, self._first, self._arrived
         self._forget()
         self._sent = sent
-        self._answer(status, body, first, now)
+        self._answer(status, body, first, now, arrived)
 
-    def _answer(self, status: int, body: bytes, first: int, now: int) -> None:
+    def _answer(self, status: int, body: bytes, first: int, now: int, arrived: int) -> None:
         """Be ready for the next request, then hand on the reply to this one."""
         done, self._done = self._done, None
         sent, self._sent = self._sent, 0
         waited, self._waited = self._waited, NO_WAIT
         self._last = now
         if done is not None:
-            done(_reply(Reply, (status, body, sent, first, now, None, "", *waited)))
+            done(_reply(Reply, (status, body, sent, first, now, None, "", *waited, arrived)))
 
     def _fail(self, fault: Fault, detail: str) -> None:
         """End the request in flight without a reply; the connection is of no more use."""
         self._drop()
         done = self._done
-        reply = Reply(0, b"", self._sent, self._first, perf_counter_ns(), fault, detail, *self._waited)
+        reply = Reply(0, b"", self._sent, self._first, perf_counter_ns(), fault, detail, *self._waited, self._arrived)
         self._waited = NO_WAIT
         self._done = None
         self._forget()
@@ -413,12 +421,12 @@ class Connection(asyncio.Protocol):
             done(reply)
 
     def abort(self, detail: str = "given up", *, fault: Fault = Fault.ABORTED) -> None:
-        """Give up the request in flight, which is NOT_SENT if it still waits for its connection; closes."""
+        """Give up the request in flight, even if it still waits for its connection; closes."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
         if self._done is not None:
-            self._fail(fault if self._sent else Fault.NOT_SENT, detail)
+            self._fail(fault if self._sent or fault is Fault.ABORTED else Fault.NOT_SENT, detail)
         self._drop()
 
     def close(self) -> None:
@@ -465,6 +473,11 @@ def _is_framed(head: bytes) -> bool:
     while head[9:10] == b"1":  # interim replies
         head = head.partition(b"\r\n\r\n")[2]
     return _FRAMED.search(head.partition(b"\r\n\r\n")[0] + b"\r\n") is not None
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether it was this machine that had no connection to give."""
+    return isinstance(error, OSError) and error.errno in OUR_OWN
 
 
 def reason(error: Exception) -> str:

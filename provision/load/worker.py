@@ -13,11 +13,12 @@ from typing import Any
 import uvloop
 
 from provision.load.course import Course, frozen_garbage
+from provision.load.guard import guarded
 from provision.load.outcomes import classifier
 from provision.load.pool import Pool
 from provision.load.results import CANARY
 from provision.load.session import Job, Session
-from provision.load.workers import ABORT, END, ERROR, READY, RECORDS, STOP, Order, frame, read_frame
+from provision.load.workers import ABORT, END, ERROR, READY, RECORDS, SO_FAR, STOP, Order, frame, read_frame
 
 
 def main() -> None:
@@ -77,11 +78,12 @@ async def _work(reader: asyncio.StreamReader, home: _Home) -> None:
     def flush() -> None:
         home.send(RECORDS, bytes(session.fresh))
         session.fresh.clear()
+        home.send(SO_FAR, pickle.dumps(course.so_far()))
 
     course = Course(session)
     try:
         await course.prepare()
-        with frozen_garbage():
+        with frozen_garbage(), guarded(session):
             home.send(READY)
             session.start = int.from_bytes((await read_frame(reader))[1], "little")
             listener = asyncio.create_task(_listen(reader, session))

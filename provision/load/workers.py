@@ -22,7 +22,7 @@ from provision.load.spec import Scenario
 
 HEAD_START_NS = 50_000_000
 """Between the word to begin and the beginning, so that it has reached every process."""
-READY, RECORDS, END, ERROR = b"R", b"D", b"E", b"X"
+READY, RECORDS, SO_FAR, END, ERROR = b"R", b"D", b"F", b"E", b"X"
 START, STOP, ABORT = b"S", b"T", b"A"
 
 
@@ -63,6 +63,8 @@ class Workers:
         self._ready: list[asyncio.Event] = []
         self._tasks: list[asyncio.Task[dict[str, Any]]] = []
         self._messenger: asyncio.Task[None] | None = None
+        self.so_far: dict[int, dict[str, Any]] = {}
+        """What each worker knew when it last told."""
 
     async def __aenter__(self) -> Self:
         if self._count:
@@ -94,10 +96,10 @@ class Workers:
         )
         self._ready.append(asyncio.Event())
         self._tell(process, frame(START, pickle.dumps(order)))
-        self._tasks.append(asyncio.create_task(self._listen(process, self._ready[-1])))
+        self._tasks.append(asyncio.create_task(self._listen(process, index, self._ready[-1])))
         self._tasks[-1].add_done_callback(self._stop_if_lost)
 
-    async def _listen(self, process: Process, ready: asyncio.Event) -> dict[str, Any]:
+    async def _listen(self, process: Process, index: int, ready: asyncio.Event) -> dict[str, Any]:
         """Take in what a worker sends; its summary. ProvisionError when it ends before its time."""
         assert process.stdout is not None  # noqa: S101 - it was asked for
         try:
@@ -107,8 +109,10 @@ class Workers:
                     ready.set()
                 elif kind == RECORDS:
                     self._ledger.add(content)
-                elif kind == END:
-                    return dict(pickle.loads(content))  # noqa: S301 - our own process wrote it
+                elif kind in {SO_FAR, END}:
+                    self.so_far[index] = pickle.loads(content)  # noqa: S301 - our own process wrote it
+                    if kind == END:
+                        return self.so_far[index]
                 else:
                     raise RuntimeError(f"a worker process failed:\n{content.decode()}")
         except asyncio.IncompleteReadError:

@@ -60,6 +60,8 @@ def step_summary(report: Report) -> str:
                 (part.name, outcome, f"{count:,}", f"{trend.statistic('med'):.1f}", f"{trend.statistic('p(95)'):.1f}")
             )
     lines += _table(("scenario", "outcome", "count", "median ms", "p(95) ms"), rows)
+    if given_up := words.iterations(report):
+        lines.append(f"{given_up}.\n")
     lines.append(f"Run `{report.run['id']}` on {report.run['target']}, {report.results.elapsed:.1f} s.\n")
     return "\n".join(lines)
 

@@ -36,6 +36,10 @@ def summary(report: Report) -> dict[str, Any]:
             for f in report.promises
         ],
         "metrics": _metrics(report),
+        "iterations": {
+            "complete": int(verdict.metrics.get("iterations").statistic("count")),
+            "interrupted": verdict.metrics.interrupted(),
+        },
         "outcomes": {part.name: verdict.metrics.outcomes(part.name) for part in results.parts if part.measured},
         "race": asdict(verdict.contention) if verdict.contention.rounds else None,
         "generator": _generator(results),
@@ -69,7 +73,7 @@ def _metrics(report: Report) -> dict[str, Any]:
             "value": _number(judged.value),
             "limit": judged.threshold.limit,
             "samples": judged.samples,
-            "interval": None if judged.low is None else [_number(judged.low), _number(judged.high or math.nan)],
+            "interval": [_number(bound) for bound in (judged.low, judged.high) if bound is not None] or None,
         }
     return metrics
 
@@ -90,7 +94,7 @@ def _values(metric: Metric) -> dict[str, float | None]:
 
 
 def _number(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 6)
+    return round(value, 6) if math.isfinite(value) else None
 
 
 def details_text(finding: Finding) -> str:

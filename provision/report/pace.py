@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 WINDOW = 2.0
 """Seconds over which the rate is taken."""
-_COLOURS = {Outcome.ADMITTED: "green", **dict.fromkeys(FAILURES, "red")}
+_ERRORS = FAILURES | {Outcome.STARVED}
+_COLOURS: Mapping[Outcome, str] = {Outcome.ADMITTED: "green", **dict.fromkeys(_ERRORS, "red")}
 _REPLY = 100
 _P95 = re.compile(r"p\(95\)\s*<=?\s*([0-9.]+)")
 
@@ -80,7 +81,7 @@ class Pace:
 
 def is_error(outcome: str, progress: Progress) -> bool:
     """Whether an outcome is one to be worried about; the canary asks once for a ticket that does not exist."""
-    return outcome in FAILURES and (outcome != Outcome.NOT_FOUND or progress.outcomes.get(outcome, 0) > 1)
+    return outcome in _ERRORS and (outcome != Outcome.NOT_FOUND or progress.outcomes.get(outcome, 0) > 1)
 
 
 def active(progress: Progress) -> int:

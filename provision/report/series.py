@@ -6,8 +6,10 @@ However long the run was, the result is bounded: at most `BUCKETS` moments, `ROU
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from provision.audit.comparison import percentile
@@ -50,12 +52,34 @@ def _measured(results: Results) -> Iterable[Record]:
     return (record for record in results.records() if record.part in wanted)
 
 
+@dataclass(slots=True)
+class Moment:
+    """The requests that began within one step of the time line, those left out that we gave up."""
+
+    count: int = 0
+    failed: int = 0
+    latencies: array[float] = field(default_factory=lambda: array("d"))
+
+    def add(self, record: Record) -> None:
+        if record.named is Outcome.INTERRUPTED:
+            return
+        self.count += 1
+        self.failed += record.named in FAILURES
+        if record.sent:
+            self.latencies.append((record.last - record.sent) / 1e6)
+
+    def figures(self, step: float) -> dict[str, Any]:
+        values = sorted(self.latencies)
+        at = {name: round(percentile(values, percent), 3) if values else None for name, percent in _IN_A_MOMENT.items()}
+        return {"count": self.count, "rate": self.count / step, "failed": self.failed / step, **at}
+
+
 def timeline(results: Results, step: float) -> list[dict[str, Any]]:
     """For each scenario and each moment of its life: requests and failures per second, VUs at work, latencies."""
-    found: dict[tuple[int, int], list[Record]] = defaultdict(list)
+    found: dict[tuple[int, int], Moment] = defaultdict(Moment)
     lives: dict[tuple[int, int], tuple[int, int]] = {}
     for record in _measured(results):
-        found[record.part, _bucket(record.sent or record.due, step)].append(record)
+        found[record.part, _bucket(record.sent or record.due, step)].add(record)
         begun, ended = lives.get((record.part, record.vu), (record.due, record.last))
         lives[record.part, record.vu] = min(begun, record.due), max(ended, record.last)
     alive = Counter(
@@ -65,7 +89,7 @@ def timeline(results: Results, step: float) -> list[dict[str, Any]]:
     )
     return [
         {"t": round(bucket * step, 3), "scenario": results.parts[part].name, "vus": alive[part, bucket]}
-        | _moment(found[part, bucket], step)
+        | found[part, bucket].figures(step)
         for part, bucket in sorted({*found, *alive})
     ]
 
@@ -74,35 +98,29 @@ def _bucket(nanoseconds: int, step: float) -> int:
     return int(nanoseconds / 1e9 / step)
 
 
-def _moment(records: Sequence[Record], step: float) -> dict[str, Any]:
-    values = sorted((record.last - record.sent) / 1e6 for record in records if record.sent)
-    failed = sum(record.named in FAILURES for record in records)
-    at = {name: round(percentile(values, percent), 3) if values else None for name, percent in _IN_A_MOMENT.items()}
-    return {"count": len(records), "rate": len(records) / step, "failed": failed / step, **at}
-
-
 def distribution(results: Results, metrics: Metrics) -> list[dict[str, Any]]:
     """For each scenario and outcome the latencies in logarithmic bins `[from, to, count]`, and the marks."""
-    found: dict[tuple[int, str], list[float]] = defaultdict(list)
+    found: dict[tuple[int, str], Counter[int]] = defaultdict(Counter)
     for record in _measured(results):
-        if record.sent:
-            found[record.part, str(record.named)].append((record.last - record.sent) / 1e6)
+        if record.sent and record.named is not Outcome.INTERRUPTED:
+            found[record.part, str(record.named)][_bin((record.last - record.sent) / 1e6)] += 1
     return [
-        _row(results.parts[part].name, outcome, values, metrics)
-        for (part, outcome), values in sorted(found.items(), key=lambda item: (item[0][0], -len(item[1])))
+        _row(results.parts[part].name, outcome, counts, metrics)
+        for (part, outcome), counts in sorted(found.items(), key=lambda item: (item[0][0], -item[1].total()))
     ]
 
 
-def _row(scenario: str, outcome: str, values: Sequence[float], metrics: Metrics) -> dict[str, Any]:
+def _row(scenario: str, outcome: str, counts: Counter[int], metrics: Metrics) -> dict[str, Any]:
     trend = metrics.get(f"scan_duration{{scenario:{scenario},outcome:{outcome}}}")
     marks = {name: round(trend.statistic(name), 3) for name in MARKS}
-    return {"scenario": scenario, "outcome": outcome, "count": len(values), "marks": marks, "bins": _bins(values)}
+    return {"scenario": scenario, "outcome": outcome, "count": counts.total(), "marks": marks, "bins": _bins(counts)}
 
 
-def _bins(values: Sequence[float]) -> list[list[float]]:
-    counts: dict[int, int] = defaultdict(int)
-    for value in values:
-        counts[math.floor(math.log10(max(value, 1e-3)) * PER_DECADE)] += 1
+def _bin(value: float) -> int:
+    return math.floor(math.log10(max(value, 1e-3)) * PER_DECADE)
+
+
+def _bins(counts: Mapping[int, int]) -> list[list[float]]:
     return [[_edge(place), _edge(place + 1), count] for place, count in sorted(counts.items())]
 
 

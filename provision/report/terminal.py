@@ -33,6 +33,8 @@ def summary(report: Report) -> RenderableType:
     if report.thresholds:
         parts.append(thresholds(report))
     parts.append(latencies(report))
+    if given_up := words.iterations(report):
+        parts.append(Text(f"\n{given_up}", style="dim"))
     if report.verdict.contention.rounds:
         parts.append(_race(report))
     if broken := [f for f in report.promises if f.status is Status.FAIL and f.details]:
@@ -58,10 +60,9 @@ def thresholds(report: Report) -> RenderableType:
     table = _table(("", "threshold"), ("measured", "95 % interval", "samples"))
     for judged, finding in zip(report.verdict.thresholds, report.thresholds, strict=True):
         sign = Text(SIGNS[finding.status], style=COLOURS[finding.status])
-        interval = "" if judged.low is None else f"{judged.low:.4g} – {judged.high:.4g}"
         measured = "–" if judged.ok is None else f"{judged.value:.4g}"
         limit = f"{judged.threshold.metric} {judged.threshold.expression}"
-        table.add_row(sign, limit, measured, interval, f"{judged.samples:,}")
+        table.add_row(sign, limit, measured, judged.interval(), f"{judged.samples:,}")
     return table
 
 

@@ -116,6 +116,13 @@ def _guests(number: int) -> str:
     return "One guest was" if number == 1 else f"{number:,} guests were"
 
 
+def iterations(report: Report) -> str:
+    """How many iterations ended and how many we gave up, as k6 says it; nothing when all of them ended."""
+    metrics = report.verdict.metrics
+    complete, interrupted = metrics.get("iterations").statistic("count"), metrics.interrupted()
+    return f"{complete:,.0f} complete and {interrupted:,} interrupted iterations" if interrupted else ""
+
+
 _ADVICE: Mapping[str, str] = {
     "one-winner": "Let one statement check and take the ticket: UPDATE … SET is_used = true "
     "WHERE id = … AND NOT is_used RETURNING …, or lock its row first (SELECT … FOR UPDATE); a unique index on the "
@@ -127,6 +134,9 @@ _ADVICE: Mapping[str, str] = {
     "none-lost": "Answer success only after the write: look for an exception handler or a rolled-back block after it.",
     "none-unexpected": "Look for code that uses tickets without answering success, and at the outcome rules.",
     "database-agrees": "Write the ticket and its entry in one transaction, so that both are there or neither.",
+    "not-starved": "Allow more open files (ulimit -n), or let connections live: each one that is closed keeps its port "
+    "for a minute.",
+    "settled": "Let the server come to rest, give it a longer gracefulStop or request.timeout, and rehearse again.",
     "all-classified": "Add an outcome rule for that reply to the scenario file, or mend what sent it.",
     "contended": "Give the API's pool more than one database connection and more than one worker, then run again.",
     "rounds-won": "Look at what the gates were told in those rounds: somebody who holds the ticket must get in.",

@@ -105,7 +105,7 @@ CASES = [
     _scenario("a scenario with an unknown outcome", "unknown outcome 'admited'; did", "admitted:", "admited:"),
     _scenario(
         "a scenario with an unknown token",
-        "yaml: request.args: unknown token 'ticket.idd'",
+        r"yaml:8: request\.args\.p_ticket_id: unknown token 'ticket\.idd'",
         "{ticket.id}",
         "{ticket.idd}",
     ),
@@ -113,7 +113,10 @@ CASES = [
     _scenario("a scenario with an unknown argument", "unknown argument 'p_ticket'; did", "p_ticket_id:", "p_ticket:"),
     _scenario("a scenario with too few arguments", "needs p_scan_method as well", "    p_scan_method: qr\n", ""),
     _scenario(
-        "a truth in no table", "yaml: truth.entries: unknown table 'scan_log'", "table: scan_logs", "table: scan_log"
+        "a truth in no table",
+        r"yaml:21: truth\.entries: unknown table 'scan_log'",
+        "table: scan_logs",
+        "table: scan_log",
     ),
     _scenario("a truth in no column", "unknown column 'used'; ", "is_used: true", "used: true"),
     _scenario(

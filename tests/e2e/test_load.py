@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from commands import Database, Place
 
 from provision import bundled
+from provision.local import stack as local
+from provision.local.stack import Stack
 
 HEAD = bundled.find("scenarios", "scanner-burst")[1].split("scenarios:")[0]
 ALL_KINDS = {
@@ -76,3 +79,35 @@ def test_a_threshold_that_aborts_ends_the_run_with_99(place: Place, database: Da
     assert ran.code == 99, ran
     assert "ended by the threshold scan_duration p(95)<0.001" in ran.out
     assert place.run("teardown").code == 0
+
+
+SECOND_COMMITS_LATE = """
+create function late() returns trigger language plpgsql as $$
+begin
+  if (select count(*) > 1 from scan_logs where ticket_id = new.ticket_id and scan_success) then
+    perform pg_sleep(2);
+  end if;
+  return new;
+end $$;
+create constraint trigger late after insert on scan_logs deferrable initially deferred
+  for each row execute function late();
+"""
+
+
+def test_a_second_admission_that_commits_after_its_request_was_given_up_is_found(
+    gates_stack: Stack, gates_place: Place, sql: Callable[[Stack, str], str]
+) -> None:
+    file = scenario(gates_place, {"race": {"executor": "race", "vus": 2, "rounds": 1}})
+    path = gates_place.folder / file
+    path.write_text(path.read_text().replace("request:", "request:\n  timeout: 1s"))
+    with local.lease(gates_stack.name, gate="check-then-act-5ms", pool=20):
+        assert gates_place.run("seed", "--for", file).code == 0
+        sql(gates_stack, SECOND_COMMITS_LATE)
+        try:
+            ran = gates_place.run("run-scenario", file)
+        finally:
+            sql(gates_stack, "drop function late() cascade")
+        assert gates_place.run("teardown").code == 0
+    assert ran.code == 99, ran
+    assert "Waiting for the server to end what had no reply, 1 request (" in ran.err
+    assert "the database holds 2 admissions, the replies acknowledged 1" in ran.out

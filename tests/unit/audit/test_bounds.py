@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from provision.audit import bounds
 from provision.audit.bounds import at_most, lower, rounds_for, upper
 
 
@@ -42,6 +43,26 @@ def test_so_many_rounds_are_enough_and_one_less_is_not(bound: float) -> None:
     rounds = rounds_for(bound)
     assert upper(0, rounds) < bound
     assert rounds == 1 or upper(0, rounds - 1) >= bound
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("samples", [1, 5, 10, 40, 100, 400, 999])
+def test_the_ranks_of_a_percentile_are_the_binomials_own(samples: int, share: float) -> None:
+    """The percentile lies below the lower rank, or not below the upper one, in at most 2.5 % of all draws each; one
+    rank nearer it would be more."""
+    low, high = bounds.ranks(samples, share)
+    assert low == 0 or bounds.at_most(low - 1, samples, share) <= 0.025
+    assert bounds.at_most(low, samples, share) > 0.025
+    assert high > samples or 1 - bounds.at_most(high - 1, samples, share) <= 0.025
+    assert 1 - bounds.at_most(high - 2, samples, share) > 0.025
+
+
+@pytest.mark.parametrize(("samples", "share"), [(10_000, 0.5), (1_000_000, 0.95), (10_000_000, 0.999)])
+def test_the_ranks_of_very_many_samples_are_those_of_the_normal_distribution(samples: int, share: float) -> None:
+    spread = 1.959964 * math.sqrt(samples * share * (1 - share))
+    low, high = bounds.ranks(samples, share)
+    assert low == pytest.approx(samples * share - spread, abs=2)
+    assert high == pytest.approx(samples * share + spread, abs=2)
 
 
 def test_a_tenth_of_a_percent_takes_three_thousand_rounds() -> None:

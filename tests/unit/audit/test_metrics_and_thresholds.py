@@ -7,7 +7,7 @@ from histories import CANARY, CONTROL, MS, History, good
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provision.audit import thresholds
+from provision.audit import bounds, thresholds
 from provision.audit.metrics import KINDS, Gauge, Metrics, Trend
 from provision.load.spec import Limit
 
@@ -32,6 +32,26 @@ def test_the_interval_holds_the_percentile(values: list[float]) -> None:
     trend = trend_of(values)
     low, high = trend.interval(95)
     assert low <= trend.percentile(95) <= high
+
+
+@pytest.mark.parametrize(
+    ("percent", "count", "limit"), [(95, 10, 200), (95, 71, 200), (99, 367, 200), (50, 5, 200), (100, 1000, 2000)]
+)
+def test_too_few_samples_have_no_upper_bound_and_straddle_any_limit(percent: int, count: int, limit: int) -> None:
+    history = History()
+    for ticket in range(count):
+        history.ask("admitted", ticket, ms=ticket % 100)
+    judged = thresholds.judge(
+        thresholds.parse("scan_duration", f"p({percent})<{limit}", []), Metrics(history.results())
+    )
+    assert (judged.ok, judged.high, judged.straddles) == (True, math.inf, True)
+    assert judged.interval().endswith(" – ?")
+
+
+@pytest.mark.parametrize(("percent", "count"), [(95, 72), (99, 368), (50, 6)])
+def test_as_many_samples_as_are_said_to_be_needed_have_an_upper_bound(percent: int, count: int) -> None:
+    assert bounds.samples_for(percent / 100) == count
+    assert trend_of([*map(float, range(count))]).interval(percent)[1] == count - 1
 
 
 def test_a_trend_without_samples_has_no_value() -> None:
@@ -70,6 +90,16 @@ def test_latency_runs_from_send_to_last_byte_and_a_request_never_sent_has_none()
     trend = Metrics(history.results()).get("scan_duration")
     assert isinstance(trend, Trend)
     assert trend.values == (7.0,)
+
+
+def test_a_request_that_could_not_be_sent_is_counted_as_k6_counts_it_but_has_no_duration() -> None:
+    history = History()
+    history.ask("admitted", 0)
+    history.ask("not_sent", 1, status=0)
+    metrics = Metrics(history.results())
+    assert {metrics.get(name).statistic("count") for name in ("http_reqs", "iterations")} == {2}
+    assert metrics.get("http_req_failed").statistic("rate") == 0.5
+    assert metrics.get("http_req_duration").samples == 1
 
 
 def test_a_timeout_counts_in_the_latency() -> None:

@@ -2,15 +2,18 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from histories import BURST, CANARY, MS, PARTS, RACE, History, good
 from hypothesis import given
 from hypothesis import strategies as st
+from reports import report
 
 from provision.audit import thresholds
 from provision.audit.evidence import Snapshot, gather
@@ -20,6 +23,7 @@ from provision.errors import ExitCode
 from provision.load.offline import scanned_at
 from provision.load.outcomes import Outcome
 from provision.load.results import NO_TICKET, Generator, Part, Probe, Raced, Results, Sample, Strain
+from provision.report.series import distribution, timeline
 
 
 def verdict(history: History, *expressions: tuple[str, str]) -> Verdict:
@@ -505,6 +509,26 @@ def test_each_ticket_is_exactly_one_of_fine_twice_lost_unexpected_or_recovered(
         assert case.unexpected == (not case.twice and s > a + u)
 
 
+def test_judging_keeps_no_record_for_each_request(tmp_path: Path) -> None:
+    """A record in memory takes 840 bytes; what judging keeps is a fraction of it, and little of that for the page."""
+    history = History()
+    for ticket in range(5_000):
+        history.admit(ticket)
+    run = report(history, tmp_path)
+
+    def grown(work: Callable[[], object]) -> float:
+        tracemalloc.start()
+        kept = work()
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        del kept
+        return most / 5_000
+
+    assert grown(lambda: gather(run.results, run.snapshot)) < 420
+    assert grown(lambda: timeline(run.results, 1.0)) < 100
+    assert grown(lambda: distribution(run.results, run.verdict.metrics)) < 20
+
+
 def test_a_saved_run_is_judged_the_same_again() -> None:
     history = good()
     history.store(3)
@@ -515,6 +539,13 @@ def test_a_saved_run_is_judged_the_same_again() -> None:
     assert Snapshot.from_json(snapshot.to_json()) == snapshot
     first, second = judge(results, snapshot, ()), judge(again, Snapshot.from_json(snapshot.to_json()), ())
     assert dataclasses.replace(first, metrics=second.metrics) == second
+
+
+def test_a_run_that_an_earlier_version_saved_can_still_be_read() -> None:
+    results = good().results()
+    kept = results.to_json()
+    del kept["load"]
+    assert Results.from_json(kept, results.journal) == results
 
 
 def test_a_record_that_a_crash_cut_short_is_left_out() -> None:
@@ -597,3 +628,15 @@ def test_a_limit_inside_the_interval_is_said() -> None:
     ]
     assert "95 % interval" in found[0]
     assert "another run could go the other way" in found[0]
+
+
+def test_requests_that_this_machine_had_no_connection_for_are_no_errors_of_the_servers() -> None:
+    history = good()
+    for number in range(3):
+        history.ask("starved", 70 + number, status=0)
+    history.samples = [Sample("starved", 0, "Too many open files", 3)]
+    judged = verdict(history, ("scan_errors", "rate<0.001"), ("http_req_failed", "rate<0.001"))
+    assert judged.status is Status.INCONCLUSIVE
+    assert "3 requests were not sent, since this machine had no connection for them: Too many open files." in (
+        judged.headline
+    )

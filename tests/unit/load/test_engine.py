@@ -3,10 +3,13 @@
 import gc
 import mmap
 import os
+import pickle
+import resource
 import signal
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import IO, Any
 import gate as gates
 import pytest
 from gate import Gate
+from histories import History
 
 from provision import bundled
 from provision.audit import thresholds
@@ -22,19 +26,21 @@ from provision.audit.evidence import Snapshot
 from provision.audit.finding import Status
 from provision.audit.metrics import Metrics
 from provision.audit.verdict import Verdict, judge
-from provision.errors import ProvisionError, ScenarioError, Unreachable
+from provision.errors import ConfigError, ProvisionError, ScenarioError, Unreachable
 from provision.fixtures.ids import row_id
 from provision.load import engine, spec
 from provision.load.engine import Progress
-from provision.load.http import Origin
+from provision.load.http import Origin, Reply
+from provision.load.ledger import Ledger
 from provision.load.offline import scanned_at
-from provision.load.outcomes import classifier
+from provision.load.outcomes import Outcome, classifier
 from provision.load.overtaking import SlowRead
 from provision.load.request import Template
-from provision.load.results import Generator, Results
+from provision.load.results import Generator, Journal, Results
 from provision.load.session import Job
 from provision.load.spec import Limit
 from provision.load.tally import Tally
+from provision.load.wire import Connection
 from provision.rehearsal import check_canary
 
 TICKETS = [row_id("r", 1, n) for n in range(400)]
@@ -242,15 +248,93 @@ def test_a_gate_that_never_answers_ends_in_unknown_replies_within_the_timeout() 
     assert outcomes(results, "once") == {"unknown": 3}
 
 
-def test_iterations_that_outlive_the_graceful_stop_are_given_up() -> None:
+OVER = {"duration": "50ms", "gracefulStop": "50ms"}
+FALLS = {"stages": [{"duration": "50ms", "target": 0}], "startVUs": 4, "gracefulRampDown": "20ms"}
+
+
+@pytest.mark.parametrize(
+    "short",
+    [
+        {**BURST["burst"], **OVER},
+        {"executor": "constant-arrival-rate", "rate": 80, "preAllocatedVUs": 9, **OVER},
+        {"executor": "ramping-vus", **FALLS},
+    ],
+)
+def test_what_we_give_up_is_in_no_metric_but_the_audit_knows_it(
+    short: dict[str, Any],
+) -> None:
+    async def taken_in_unanswered(gate: Gate, ticket: str) -> dict[str, Any]:
+        return await (gates.racy if len(gate.seen) <= 3 else taken_in)(gate, ticket)
+
+    async def taken_in(gate: Gate, ticket: str) -> dict[str, Any]:
+        gate.admitted[ticket] += 1
+        return await gates.silent(gate, ticket)
+
+    with gates.serving(taken_in_unanswered, TICKETS) as gate:
+        results = run(job(gate, {"burst": short}))
+        verdict = judge(results, snapshot(gate), ())
+    assert outcomes(results, "burst") == {"interrupted": 4}
+    assert results.elapsed < 3
+    metrics = verdict.metrics
+    assert metrics.interrupted() == 4
+    assert {metrics.get(name).statistic("count") for name in ("iterations", "http_reqs")} == {0}
+    assert {metrics.get(name).samples for name in ("http_req_duration", "iteration_duration", "scan_errors")} == {0}
+    assert metrics.outcomes() == {}
+    assert "interrupted" not in {sample.outcome for sample in results.samples}
+    found = {finding.promise: finding.statement for finding in verdict.findings}
+    assert "4 whose reply was lost were found in the database" in found["none-unexpected"]
+
+
+def test_what_is_given_up_before_it_was_sent_cannot_have_let_anybody_in() -> None:
+    history = History()
+    history.ask("interrupted", 0, status=0)
+    history.ask("interrupted", 1, status=0)
+    history.records[1] = history.records[1]._replace(sent=0)
+    history.store(0)
+    history.store(1)
+    found = {one.promise: one for one in judge(history.results(), history.snapshot(), ()).findings}
+    assert found["none-unexpected"].status is Status.FAIL
+    assert "ticket-1 is admitted in the database, but nobody" in found["none-unexpected"].statement
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_rates_are_those_of_the_load_alone(processes: int) -> None:
+    steady = {"a": {"executor": "constant-arrival-rate", "rate": 100, "duration": "1s", "preAllocatedVUs": 20}}
+    with gates.serving(gates.racy, TICKETS) as gate:
+        results = run(job(gate, steady), processes=processes)
+    requests = Metrics(results).get("http_reqs")
+    assert requests.statistic("count") == 100
+    assert requests.statistic("rate") == pytest.approx(100 / results.load)
+    assert 0.99 <= results.load < results.elapsed
+    first, last = (pick(r.sent for r in results.records() if r.part == 1) for pick in (min, max))
+    assert results.elapsed - results.load >= first / 1e9 - 0.06, "what came before the load is no part of it"
+    assert results.load <= results.elapsed - first / 1e9 + 0.06
+    assert last > first
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_thresholds_that_end_a_run_look_at_all_processes(monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
+    """200 arrivals/s, of which two VUs that never hear an answer take two: the others are dropped, in every process."""
+
     async def after_the_canary(gate: Gate, ticket: str) -> dict[str, Any]:
         return await (gates.racy if len(gate.seen) <= 3 else gates.silent)(gate, ticket)
 
-    short = {"burst": {**BURST["burst"], "duration": "50ms", "gracefulStop": "50ms"}}
+    seen: list[tuple[float, Results, Tally]] = []
+
+    def abort(results: Results, tally: Tally, elapsed: float) -> str:
+        seen.append((elapsed, results, tally))
+        return "enough" if elapsed > 1.1 else ""
+
+    monkeypatch.setattr(engine, "JUDGE_EVERY_NS", 200_000_000)
+    jam = {"executor": "constant-arrival-rate", "rate": 200, "duration": "9s", "preAllocatedVUs": 2}
     with gates.serving(after_the_canary, TICKETS) as gate:
-        results = run(job(gate, short))
-    assert outcomes(results, "burst") == {"unknown": 4}
-    assert results.elapsed < 3
+        wanted = job(gate, {"a": {**jam, "gracefulStop": "0s"}})
+        run(wanted, abort=abort, processes=processes)
+    elapsed, results, tally = seen[-1]
+    scan = wanted.template.render({"ticket.id": TICKETS[1], "vu": 1})
+    assert results.dropped["a"] >= 200 * (elapsed - 0.5), "told at most two ticks ago"
+    assert Metrics(results, tally).get("data_sent").statistic("count") == 2 * len(scan), "canary excluded"
+    assert results.vus == (2,)
 
 
 def test_the_journal_holds_what_the_results_hold() -> None:
@@ -369,7 +453,7 @@ def test_a_second_interrupt_gives_up_what_is_in_flight_in_every_process() -> Non
         results = run(
             job(gate, {"burst": {**BURST["burst"], "duration": "60s"}}, timeout="60s"), watch=interrupt, processes=2
         )
-    assert outcomes(results, "burst") == {"unknown": 4}
+    assert outcomes(results, "burst") == {"interrupted": 4}
     assert results.elapsed < 10
 
 
@@ -439,6 +523,83 @@ def test_a_file_as_journal_is_read_back_without_copying_it(tmp_path: Path) -> No
     assert (tmp_path / "results.bin").read_bytes() == results.journal[:]
     assert len(list(results.records())) == 3 + 15
     assert Results.from_json(results.to_json(), results.journal[:]).to_json() == results.to_json()
+
+
+def test_an_error_in_a_call_back_ends_the_run_instead_of_a_wait_without_end() -> None:
+    class Planted(Exception):
+        pass
+
+    def classify(reply: Reply) -> Outcome:
+        if len(gate.seen) > 10:
+            raise Planted
+        return named(reply)
+
+    forever = {"burst": {**BURST["burst"], "duration": "1h", "gracefulStop": "1h"}}
+    with gates.serving(gates.racy, TICKETS) as gate:
+        wanted = job(gate, forever)
+        named = wanted.classify
+        with pytest.raises(Planted):
+            run(replace(wanted, classify=classify))
+
+
+def test_an_error_in_a_workers_call_back_ends_the_run_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    dumps = pickle.dumps
+    monkeypatch.setattr(pickle, "dumps", lambda order: dumps(order._replace(began=1 << 80)))
+    forever = {"burst": {**BURST["burst"], "duration": "1h"}}
+    with gates.serving(gates.racy, TICKETS) as gate:
+        with pytest.raises(RuntimeError, match=r"a worker process failed:\n(.|\n)*struct\.error"):
+            run(job(gate, forever), processes=2)
+
+
+@pytest.fixture
+def few_descriptors() -> Iterator[int]:
+    """Leaves this process hardly a descriptor more than it has."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = len(os.listdir("/dev/fd")) + 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, before[1]))
+    yield few
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+CROWD = {"crowd": {"executor": "per-vu-iterations", "vus": 40, "iterations": 1}}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_soft_limit_of_descriptors_is_raised_to_what_the_load_needs(
+    processes: int, few_descriptors: int, tmp_path: Path
+) -> None:
+    with gates.serving(gates.racy, TICKETS) as gate, (tmp_path / "results.bin").open("w+b") as file:
+        results = run(job(gate, CROWD), file, processes=processes)
+    assert outcomes(results, "crowd") == {"admitted": 40}
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > few_descriptors
+
+
+def test_too_low_a_hard_limit_of_descriptors_is_refused_before_the_first_request(
+    few_descriptors: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (few_descriptors, few_descriptors))
+    with gates.serving(gates.racy, TICKETS) as gate:
+        with pytest.raises(ConfigError, match=rf"needs \d+ file descriptors, .* may open {few_descriptors}") as refused:
+            run(job(gate, CROWD))
+        assert gate.seen == []
+    assert "ulimit -n" in refused.value.hint
+
+
+def test_connections_are_closed_before_the_journal_takes_its_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_the_end: list[bool] = []
+
+    def close(ledger: Ledger) -> Journal:
+        gone = [c for c in gc.get_objects() if isinstance(c, Connection) and c.origin.port == gate.port]
+        at_the_end.append(bool(gone) and all(connection._transport is None for connection in gone))
+        return real(ledger)
+
+    real = Ledger.close
+    monkeypatch.setattr(Ledger, "close", close)
+    with gates.serving(gates.racy, TICKETS) as gate, (tmp_path / "results.bin").open("w+b") as file:
+        run(job(gate, ONCE), file)
+    assert at_the_end == [True]
 
 
 def test_active_vus_are_counted_every_second() -> None:

@@ -297,7 +297,7 @@ written_executors = st.one_of(
     st.builds(lambda r, d: arriving(rate=r, duration=d, preAllocatedVUs=1, maxVUs=500), st.integers(1, 90),
               st.integers(1, 3000)),
     st.builds(lambda a, b, c: ramping_arrivals(("1s", a), ("500ms", b), ("1s", c), maxVUs=500), st.integers(0, 50),
-              st.integers(0, 50), st.integers(0, 50)),
+              st.integers(1, 50), st.integers(0, 50)),
 )  # fmt: skip
 
 

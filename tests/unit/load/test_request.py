@@ -64,3 +64,38 @@ def test_the_usual_request_with_one_open_token_is_the_one_that_is_built(ids: lis
 def test_a_token_that_means_nothing_is_refused() -> None:
     with pytest.raises(ScenarioError, match=r"did you mean 'ticket\.id'"):
         template({"p": "{ticket.ids}"}, "id")
+
+
+@pytest.mark.parametrize(
+    ("written", "near"),
+    [("{Vu}", "'vu'"), ("{ vu }", "'vu'"), ("{ticket-id}", "'ticket.id'"), ("{scannedat}", "'scanned_at'")],
+)
+def test_what_looks_like_a_token_and_is_none_is_refused_not_sent(written: str, near: str) -> None:
+    with pytest.raises(ScenarioError, match=f"did you mean {near}"):
+        template({"p": ["x", {"inner": f"gate {written}"}]}, "id")
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("{{vu}}", "{vu}"),
+        ("{{{vu}}}", "{{vu}}"),
+        ("{{name}} {vu}", "{name} 7"),
+        ('{"gate": {"vu": {vu}}, "none": {}}', '{"gate": {"vu": 7}, "none": {}}'),
+        ("[0-9]{3} {2,5} { } {1}", "[0-9]{3} {2,5} { } {1}"),
+    ],
+)
+def test_braces_that_are_doubled_or_hold_no_word_are_literal(written: str, sent: str) -> None:
+    assert body(template({"p": written}).render({"vu": 7})) == {"p": sent}
+
+
+def test_a_header_of_the_scenario_takes_the_place_of_ours_however_it_is_spelled() -> None:
+    request = Request(rpc="scan", headers={"authorization": "Bearer staff", "ACCEPT": "text/csv"})
+    ours = {"apikey": "k", "Authorization": "Bearer service"}
+    head = Template(request, ORIGIN, ours, frozenset()).render({}).decode().partition("\r\n\r\n")[0]
+    headers = [line.split(": ") for line in head.split("\r\n")[1:]]
+    assert sorted(name.lower() for name, _ in headers) == sorted({name.lower() for name, _ in headers})
+    assert {name.lower(): value for name, value in headers} == {
+        "host": "gate.test", "accept": "text/csv", "content-type": "application/json", "apikey": "k",
+        "authorization": "Bearer staff", "content-length": "2",
+    }  # fmt: skip

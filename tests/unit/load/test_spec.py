@@ -44,9 +44,9 @@ def test_what_is_no_duration_is_refused(written: object) -> None:
         executors.seconds(written)
 
 
-@given(st.integers(0, 10_000_000))
-def test_a_duration_written_out_reads_back_the_same(milliseconds: int) -> None:
-    assert executors.seconds(executors.text(milliseconds / 1000)) == pytest.approx(milliseconds / 1000)
+@given(st.integers(0, 10**13))
+def test_a_duration_written_out_reads_back_the_same(microseconds: int) -> None:
+    assert executors.seconds(executors.text(microseconds / 1e6)) == pytest.approx(microseconds / 1e6, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,18 @@ def test_a_duration_written_out_reads_back_the_same(milliseconds: int) -> None:
         (("name: scanner-burst", "name: ../escape"), r"s.yaml:\d+: name: "),
         (("scan_errors:", "scan_duration:"), r"s.yaml:\d+: key 'scan_duration' stands here twice"),
         (("request:", "request: ["), r"s.yaml:\d+: "),
+        (
+            ('["p(95)<200"]', '[{threshold: "p(95)<200", abortOnFail: "yes"}]'),
+            r"s.yaml:\d+: thresholds.scan_duration.0.abortOnFail: Input should be a valid boolean",
+        ),
+        (
+            ('["p(95)<200"]', '[{threshold: "p(95)<200", abortOnfail: true}]'),
+            r"s.yaml:\d+: thresholds.scan_duration.0.abortOnfail: unknown key .*; did you mean 'abortOnFail'",
+        ),
+        (('["p(95)<200"]', "[{abortOnFail: true}]"), r"thresholds.scan_duration.0: the key 'threshold' is missing"),
+        (('["p(95)<200"]', "[95]"), r"s.yaml:\d+: thresholds.scan_duration.0: .*(text|string|tag)"),
+        (("  scanner_burst:", "  'my burst':"), r"s.yaml:\d+: scenarios.my burst: 'my burst' is no name; use letters"),
+        (("  scanner_burst:", "  canary:"), r"s.yaml:\d+: scenarios.canary: 'canary' is what the first scans are"),
     ],
 )
 def test_what_is_wrong_is_named_with_file_line_and_key(change: tuple[str, str], words: str) -> None:
@@ -127,9 +139,56 @@ def test_overrides_keep_the_distance_between_parts() -> None:
     assert (race.vus, race.rounds, race.startTime) == (4, 7, 15)
 
 
-def test_a_race_of_one_is_refused_on_the_command_line_too() -> None:
-    with pytest.raises(ScenarioError, match="at least 2"):
-        spec.override(parse(), vus=1, duration=None, rounds=None)
+def parts(written: str) -> spec.Scenario:
+    return parse(SOURCE.split("scenarios:")[0] + f"scenarios: {written}")
+
+
+STAGED = "executor: ramping-vus, startVUs: 0, stages: [{ duration: 1s, target: 3 }]"
+
+
+@pytest.mark.parametrize(
+    ("written", "option", "words"),
+    [
+        ("{ r: { executor: race } }", {"vus": 1}, "--vus: r: .*greater than or equal to 2"),
+        ("{ s: { executor: shared-iterations, iterations: 5 } }", {"vus": 9}, "--vus: s: 9 VUs cannot share 5 iter"),
+        ("{ b: { executor: constant-vus, duration: 1s } }", {"vus": 0}, "--vus: b: .*greater than or equal to 1"),
+        ("{ b: { executor: constant-vus, duration: 1s } }", {"duration": 0}, "--duration: b: .*greater than 0"),
+        ("{ b: { executor: constant-vus, duration: 1s } }", {"rounds": 5}, "--rounds: nothing .* has rounds"),
+        ("{ r: { executor: race } }", {"rounds": 0}, "--rounds: r: .*greater than or equal to 1"),
+        (f"{{ s: {{ {STAGED} }} }}", {"duration": 5}, "--duration: nothing of this scenario has duration"),
+        (f"{{ s: {{ {STAGED} }} }}", {"vus": 5}, "--vus: nothing of this scenario has vus"),
+    ],
+)
+def test_the_command_lines_values_are_checked_as_the_files(written: str, option: dict[str, int], words: str) -> None:
+    with pytest.raises(ScenarioError, match=words):
+        spec.override(parts(written), **{"vus": None, "duration": None, "rounds": None, **option})
+
+
+def test_an_override_leaves_everything_else_as_it_was_written() -> None:
+    scenario = parts(
+        "{ b: { executor: constant-vus, vus: 3, duration: 1m, pause: [0.25ms, 1.5ms], startTime: 61.5s } }"
+    )
+    changed = spec.override(scenario, vus=4, duration=0.0005, rounds=None).scenarios["b"]
+    assert changed == scenario.scenarios["b"].model_copy(update={"vus": 4, "duration": 0.0005})
+    assert changed.model_fields_set == scenario.scenarios["b"].model_fields_set
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "{ executor: ramping-vus, startVUs: 0, stages: [{ duration: 1s, target: 0 }] }",
+        "{ executor: ramping-arrival-rate, preAllocatedVUs: 1, stages: [{ duration: 1s, target: 0 }] }",
+    ],
+)
+def test_stages_that_ask_for_nothing_are_refused(written: str) -> None:
+    with pytest.raises(ScenarioError, match=r"e: stages: every target is 0, so nothing would run"):
+        parts(f"{{ e: {written} }}")
+
+
+def test_stages_that_only_go_down_are_a_load() -> None:
+    stages = "stages: [{ duration: 1s, target: 0 }]"
+    arrivals = f"executor: ramping-arrival-rate, startRate: 5, preAllocatedVUs: 1, {stages}"
+    assert len(parts(f"{{ a: {{ executor: ramping-vus, {stages} }}, b: {{ {arrivals} }} }}").scenarios) == 2
 
 
 def test_the_bundled_recipe_makes_enough_tickets_for_the_bundled_scenarios() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -137,6 +139,7 @@ def test_complete_reply_is_handed_on(run: Run, name: str) -> None:
     assert 0 < reply.sent < reply.first <= reply.last
     assert reply.connecting > 0
     assert reply.handshaking == 0
+    assert reply.received == sum(map(len, parts))
 
 
 FAULTY: dict[str, tuple[tuple[bytes, ...], str, Fault]] = {
@@ -238,6 +241,7 @@ def test_reply_without_an_end_is_oversize(
 def test_reply_that_does_not_end_in_time_is_a_timeout(run: Run, behaviour: Behaviour) -> None:
     reply = run(with_server(behaviour, ask_once, timeout=SHORT))
     assert (reply.status, reply.fault) == (0, Fault.TIMEOUT)
+    assert (reply.received > 0) == (behaviour is not servers.mute), "half a reply came over the wire, too"
     assert reply.last - reply.sent >= SHORT * 1e9
 
 
@@ -476,7 +480,7 @@ def test_abort_ends_the_request_in_flight(run: Run) -> None:
     assert reply.sent > 0
 
 
-def test_abort_while_connecting_is_not_sent(run: Run) -> None:
+def test_abort_while_connecting_is_an_abort_of_what_was_not_sent(run: Run) -> None:
     async def main() -> Reply:
         with servers.full_backlog() as port:
             asker = Asker(Connection(Origin.parse(f"http://127.0.0.1:{port}"), timeout=LONG))
@@ -488,7 +492,7 @@ def test_abort_while_connecting_is_not_sent(run: Run) -> None:
         return reply
 
     reply = run(main())
-    assert (reply.fault, reply.sent) == (Fault.NOT_SENT, 0)
+    assert (reply.fault, reply.sent) == (Fault.ABORTED, 0)
 
 
 def test_closed_connection_can_be_used_again(run: Run) -> None:
@@ -520,9 +524,9 @@ def test_bytes_and_connects_are_counted(run: Run) -> None:
         for _ in range(3):
             await asker()
         c = asker.connection
-        return c.connects, c.bytes_sent, c.bytes_received, c.tls_ns, int(c.connecting_ns > 0)
+        return c.connects, c.bytes_sent, c.tls_ns, int(c.connecting_ns > 0)
 
-    assert run(with_server(replying(OK), use)) == (1, 3 * len(REQUEST), 3 * len(OK), 0, 1)
+    assert run(with_server(replying(OK), use)) == (1, 3 * len(REQUEST), 0, 1)
 
 
 def test_large_request_arrives_whole(run: Run) -> None:
@@ -562,6 +566,36 @@ def test_host_that_does_not_resolve_is_not_sent(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     outcome = asyncio.run(fault_of("http://nowhere.invalid"))
     assert outcome == (Fault.NOT_SENT, "the host name does not resolve", 0)
+
+
+async def refused_by(monkeypatch: pytest.MonkeyPatch, *errors: OSError) -> tuple[Any, str, int]:
+    """What becomes of a request whose connects to a few addresses end in these errors."""
+    left = list(errors)
+
+    async def connect(*_: Any) -> None:
+        raise left.pop(0)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", connect)
+    asker = Asker(Connection(Origin.parse("http://127.0.0.1:1")))
+    asker.connection._addresses = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))] * len(errors)
+    reply = await asker()
+    asker.connection.close()
+    return reply.fault, reply.detail, reply.sent
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EADDRNOTAVAIL])
+def test_a_machine_without_a_descriptor_or_port_starves_the_request(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = OSError(number, os.strerror(number))
+    assert asyncio.run(refused_by(monkeypatch, error)) == (Fault.STARVED, os.strerror(number), 0)
+
+
+def test_a_refusal_by_the_server_counts_more_than_an_address_that_this_machine_cannot_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    errors = ConnectionRefusedError(errno.ECONNREFUSED, "refused"), OSError(errno.EADDRNOTAVAIL, "cannot assign")
+    assert asyncio.run(refused_by(monkeypatch, *errors)) == (Fault.NOT_SENT, "connection refused", 0)
 
 
 def test_host_that_cannot_be_a_name_is_not_sent(run: Run) -> None:

@@ -25,7 +25,7 @@ from provision.load.pool import Pool
 from provision.load.request import Template
 from provision.load.results import SIZE
 from provision.load.share import Share
-from provision.load.workers import END, ERROR, READY, RECORDS, START, STOP, Order, frame
+from provision.load.workers import END, ERROR, READY, RECORDS, SO_FAR, START, STOP, Order, frame
 
 TICKETS = [row_id("r", 1, n) for n in range(400)]
 HEAD = bundled.find("scenarios", "scanner-burst")[1].split("scenarios:")[0]
@@ -33,7 +33,7 @@ FOREVER = "scenarios: {burst: {executor: constant-vus, vus: 4, duration: 1h, pau
 
 
 @contextmanager
-def worker(gate: Gate, text: str = FOREVER) -> Iterator[subprocess.Popen[bytes]]:
+def worker(gate: Gate, text: str = FOREVER, began: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """A worker with the second of two shares, told what to do but not when to begin."""
     scenario = spec.parse(Path("s.yaml"), HEAD + text)
     origin = Origin.parse(gate.url)
@@ -48,7 +48,7 @@ def worker(gate: Gate, text: str = FOREVER) -> Iterator[subprocess.Popen[bytes]]
         {},
         "s",
         Share(1, 2),
-        perf_counter_ns(),
+        perf_counter_ns() if began is None else began,
         file,
         "2026-06-01T20:00:00Z",
     )
@@ -120,7 +120,7 @@ def test_the_terminals_interrupt_is_left_to_the_parent() -> None:
         begin(process)
         os.kill(process.pid, 2)
         os.kill(process.pid, 15)
-        assert [heard(process.stdout)[0] for _ in range(3)] == [RECORDS] * 3
+        assert [heard(process.stdout)[0] for _ in range(6)] == [RECORDS, SO_FAR] * 3
         tell(process, frame(STOP))
 
 
@@ -132,3 +132,14 @@ def test_an_origin_goes_to_another_process_and_trusts_the_same_file(scheme: str,
     assert (again.tls is not None) == (scheme == "https")
     if again.tls:
         assert again.tls.get_ca_certs() == origin.tls.get_ca_certs()
+
+
+def test_an_error_in_a_workers_call_back_is_sent_home_and_ends_it() -> None:
+    with gates.serving(gates.racy, TICKETS) as gate, worker(gate, began=1 << 80) as process:  # no record can hold that
+        begin(process)
+        kind, content = heard(process.stdout)
+        while kind == RECORDS:
+            kind, content = heard(process.stdout)
+        assert kind == ERROR
+        assert b"struct.error" in content
+        assert process.wait(10) == 0

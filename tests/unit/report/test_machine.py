@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -11,11 +12,14 @@ import pytest
 from histories import History, good
 from junitparser import Error, Failure, JUnitXml
 from reports import RUN, THRESHOLDS, leave, report, schema
+from rich.console import Console
 
 from provision import saved
+from provision.audit.comparison import latencies
 from provision.errors import ConfigError
 from provision.load.results import NO_TICKET, Sample
-from provision.report import github, junit, machine, rows
+from provision.report import github, html, junit, machine, rows, terminal
+from provision.report.series import series
 from provision.saved import Destination
 
 
@@ -64,6 +68,49 @@ def test_the_summary_has_the_shape_of_k6s_handle_summary_data(tmp_path: Path) ->
     assert summary["metrics"]["data_sent"]["contains"] == "data"
     assert summary["state"]["testRunDurationMs"] == 10_000
     assert summary["verdict"]["exit_code"] == 0
+
+
+def given_up() -> History:
+    history = good()
+    for ticket in (70, 71):
+        history.ask("interrupted", ticket, status=0)
+    return history
+
+
+def test_iterations_that_we_gave_up_are_counted_in_every_report_and_in_no_metric(tmp_path: Path) -> None:
+    judged = report(given_up(), tmp_path)
+    summary = json.loads(saved.as_json(judged))
+    _validate(summary)
+    assert summary["iterations"] == {"complete": 250, "interrupted": 2}
+    assert summary["outcomes"]["burst"] == {"admitted": 50}
+    assert {summary["metrics"][name]["values"]["count"] for name in ("iterations", "http_reqs", "scan_duration")} == {
+        250
+    }
+    said = io.StringIO()
+    Console(file=said, width=120).print(terminal.summary(judged))
+    assert "250 complete and 2 interrupted iterations" in said.getvalue()
+    assert "250 complete and 2 interrupted iterations" in github.step_summary(judged)
+    page = re.sub("<[^>]*>", "", html.render(judged))
+    assert "250 complete and 2 interrupted iterations" in page
+    drawn = series(judged)
+    assert sum(row["count"] for row in drawn["timeline"]) == sum(row["count"] for row in drawn["distribution"]) == 250
+    assert {len(found) for found in latencies(judged.results).values()} == {50, 200}
+
+
+def test_an_unknown_upper_bound_is_shown_as_such(tmp_path: Path) -> None:
+    judged = report(good(), tmp_path, {"scan_duration{scenario:burst}": ["p(95)<200"]})
+    (finding,) = judged.thresholds
+    assert "(95 % interval 5 to ?) of 50 samples. An upper bound takes 72 samples. The limit lies inside" in (
+        finding.statement
+    )
+    summary = json.loads(saved.as_json(judged))
+    _validate(summary)
+    found = summary["metrics"]["scan_duration{scenario:burst}"]["thresholds"]["p(95)<200"]
+    assert found["interval"] == [5.0, None]
+    assert "5 – ?" in html.render(judged)
+    said = io.StringIO()
+    Console(file=said, width=120).print(terminal.thresholds(judged))
+    assert "5 – ?" in said.getvalue()
 
 
 def test_a_threshold_without_samples_is_not_ok(tmp_path: Path) -> None:
