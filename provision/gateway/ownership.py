@@ -74,12 +74,13 @@ def _hanging(gateway: Gateway, manifest: Manifest, known: Mapping[str, Sequence[
 
 def refuse(standing: Standing, manifest: Manifest) -> None:
     """Raise ConfigError when a seed cannot go on from what is recorded: rows of others have the numbers, or none do."""
-    hint = f"If it was, forget the run (delete .provision/{manifest.run}) and seed a new one."
     for doubt in standing.doubts:
+        hint = f"If it was, forget the run (delete .provision/{manifest.run}) and seed a new one."
         raise ConfigError(f"{doubt.table}: {doubt.why} {RESET}.", hint=hint)
     for table, rows in standing.missing.items():
         if rows:
-            raise ConfigError(f"{table}: {rows} of the rows that run {manifest.run} made are gone {RESET}.", hint=hint)
+            words = f"{table}: {rows} of the rows that run {manifest.run} made are gone {RESET}."
+            raise ConfigError(words, hint="Nothing can go on from there: remove what is left and seed a new run.")
 
 
 def refuse_tickets(standing: Standing, manifest: Manifest, tickets: Sequence[Range]) -> None:
