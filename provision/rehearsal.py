@@ -19,8 +19,10 @@ from provision.audit.metrics import Metrics
 from provision.audit.verdict import Verdict
 from provision.errors import Refused, ScenarioError, TicketsError, Unreachable
 from provision.fixtures import ids, manifest
+from provision.fixtures.manifest import OwnedTable
 from provision.fixtures.schema import Schema
-from provision.gateway import Gateway, truth
+from provision.fixtures.tables import Trace
+from provision.gateway import Gateway, ownership, truth
 from provision.load import engine, overtaking, spec
 from provision.load.http import Origin, Reply
 from provision.load.outcomes import Outcome, classifier
@@ -28,6 +30,7 @@ from provision.load.overtaking import SlowRead
 from provision.load.request import Template
 from provision.load.results import Results
 from provision.load.session import Job
+from provision.opening import gateway_of, read_manifest
 from provision.preparation import Wanted
 from provision.report import Watcher
 from provision.report.model import Report
@@ -61,6 +64,7 @@ def rehearse(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher)
     """Check the target, run the load, take the snapshot, judge, save."""
     schema = gateway.schema()
     fitting.check_schema(wanted.scenario, wanted.document, schema)
+    _check_numbers(wanted, target, watcher)
     fresh = _fresh(gateway, schema, wanted)
     job = _job(wanted, target, fresh, schema)
     _own_entries(wanted, schema, watcher)
@@ -101,7 +105,7 @@ def _own_entries(wanted: Wanted, schema: Schema, watcher: Watcher) -> None:
     entries, seeded = wanted.scenario.truth.entries, RunDir(rundir.ROOT / wanted.tickets.run)
     if entries is None or not seeded.has(MANIFEST):
         return
-    known = manifest.read(seeded.lines(MANIFEST))
+    known = read_manifest(seeded)
     names = (entries.table, entries.ticket)
     if names in [entry[:2] for entry in known.written_by_app] or names in [(t.table, t.key) for t in known.tables]:
         return
@@ -131,6 +135,27 @@ def preflight(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher
         "the scenario's truth is in the schema",
         *(f"canary: {record.named} (HTTP {record.status})" for record in results.records()),
     ]
+
+
+def _check_numbers(wanted: Wanted, target: Target, watcher: Watcher) -> None:
+    """Raise TicketsError unless the rows that have the tickets' numbers now are those of the tickets' run."""
+    if isinstance(wanted.ids[0], ids.IdRange):
+        return
+    seeded, mark = RunDir(rundir.ROOT / wanted.tickets.run), wanted.tickets.mark
+    if seeded.has(MANIFEST):
+        known = read_manifest(seeded)
+    elif mark is not None:
+        numbers = sum(part.count for part in wanted.ids)
+        table = OwnedTable(mark.table, mark.key, numbers, wanted.ids, Trace(mark.column, mark.template, None))
+        known = manifest.rebuilt(wanted.tickets.run, wanted.tickets.target, mark.schema, (table,))
+    else:
+        raise TicketsError(
+            f"Nothing here tells the tickets of run {wanted.tickets.run} from others with the same numbers.",
+            hint="Run it in the folder in which they were seeded, or seed new ones: provision seed",
+        )
+    with gateway_of(known, target, watcher) as gateway:
+        standing = ownership.stand(gateway, gateway.schema(), known)
+    ownership.refuse_tickets(standing, known, wanted.ids)
 
 
 def _fresh(gateway: Gateway, schema: Schema, wanted: Wanted) -> list[dict[str, str]]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 
 from provision.errors import RecipeError
 from provision.fixtures import fakes, plan
 from provision.fixtures.ids import MAX_TABLES, IdRange, Range, Recorded, row_id
-from provision.fixtures.manifest import AppTable, Manifest, OwnedTable
+from provision.fixtures.manifest import AppTable, Manifest, OwnedTable, rebuilt
 from provision.fixtures.plan import Plan
 from provision.fixtures.recipe import Recipe
 from provision.fixtures.schema import Schema, Table
@@ -81,7 +81,8 @@ def lost(gateway: Gateway, schema: Schema, orphan: Orphan, recipe: Recipe, docum
         for t in tables
         if t.table in told and told[t.table].own
     ]
-    names = {owned.table for owned in (*chosen, *numbered)}
+    owned = (*chosen, *numbered)
+    names = {one.table for one in owned}
     unclear = [Unclear(name, t.unclear, t.why, len(t.unclear)) for name, t in told.items() if t.unclear]
     nameless = [
         name
@@ -91,32 +92,7 @@ def lost(gateway: Gateway, schema: Schema, orphan: Orphan, recipe: Recipe, docum
     unclear += [Unclear(n, (), _NO_RECIPE, rows) for n in nameless if (rows := _naming(gateway, schema, n, orphan.run))]
     parents = {(t.table, c): p for t in tables for c, p in t.parents.items() if p in names}
     app = tuple(entry for entry in app_tables(recipe, schema) if entry.parent in names)
-    return Lost(_manifest(orphan.run, target, (*chosen, *numbered), app, parents), tuple(unclear))
-
-
-def _manifest(
-    run: str,
-    target: Target,
-    tables: tuple[OwnedTable, ...],
-    app: tuple[AppTable, ...],
-    parents: Mapping[tuple[str, str], str],
-) -> Manifest:
-    """A manifest in place of one that is lost."""
-    return Manifest(
-        run=run,
-        created="",
-        target=target.url,
-        schema=target.schema,
-        recipe="",
-        seed=0,
-        tickets=0,
-        tables=tables,
-        written_by_app=app,
-        parents=parents,
-        versions={},
-        files={},
-        state="lost",
-    )
+    return Lost(rebuilt(orphan.run, target.url, target.schema, owned, app, parents), tuple(unclear))
 
 
 def _plan(
@@ -201,8 +177,7 @@ def _marked(gateway: Gateway, run: str, table: TablePlan) -> Told:
     """The rows whose keys the database made and that have the very text which the recipe gives them."""
     assert table.trace is not None  # noqa: S101
     column, template = table.trace.column, table.trace.template or ""
-    text = re.escape(template.replace("{run}", run).replace("{short}", fakes.short(run)))
-    pattern = "^" + re.sub(r"\\\{n(:\w+)?\\\}", " *([0-9]+)", text).replace("\\-", "-").replace("\\ ", " ") + "$"
+    pattern = fakes.pattern(template, run)
     found: dict[int, list[int]] = {}
     for row in gateway.select(table.table, [table.key, column], [Filter(column, "match", pattern)], key=table.key):
         if number := re.fullmatch(pattern, row[column]):

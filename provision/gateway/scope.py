@@ -16,7 +16,8 @@ from provision.fixtures import ids
 from provision.fixtures.ids import Id, Range
 from provision.fixtures.manifest import Manifest
 from provision.fixtures.schema import Schema
-from provision.gateway import Filter, Gateway, among, chunks, settling
+from provision.gateway import Filter, Gateway, among, chunks, ownership
+from provision.gateway.ownership import Doubt
 
 Where = tuple[Filter, ...]
 
@@ -47,13 +48,15 @@ class Foreign(NamedTuple):
 
 @dataclass(slots=True)
 class Scope:
-    """The slices of a run by table, children first, and the keys of ours that must stay, by table."""
+    """The slices of a run by table, children first, the keys of ours that must stay, by table, and the tables of which
+    nobody can tell what in them is ours: those have no slices."""
 
     gateway: Gateway
     schema: Schema
     slices: Mapping[str, tuple[Slice, ...]]
     keys: Mapping[str, str]
     parents: Mapping[tuple[str, str], str]
+    doubts: Sequence[Doubt] = ()
     kept: dict[str, set[Id]] = field(default_factory=dict)
 
     def count(self, table: str) -> int:
@@ -177,11 +180,11 @@ class Scope:
 def open_scope(gateway: Gateway, manifest: Manifest) -> Scope:
     """What a run owns now, its batches without a reply settled."""
     schema = gateway.schema()
-    known = settling.settle(gateway, manifest.run, manifest.tables)
+    standing = ownership.stand(gateway, schema, manifest)
     keys = {name: table.key.name for name, table in schema.tables.items() if table.key}
     keys |= {owned.table: owned.key for owned in manifest.tables}
     slices: dict[str, tuple[Slice, ...]] = {
-        owned.table: (Slice(owned.table, owned.key, known[owned.table]),) for owned in manifest.tables
+        owned.table: (Slice(owned.table, owned.key, standing.known[owned.table]),) for owned in manifest.tables
     }
     entries = list(manifest.written_by_app)
     while entries:
@@ -193,7 +196,7 @@ def open_scope(gateway: Gateway, manifest: Manifest) -> Scope:
             slices[entry.table] = (*slices.get(entry.table, ()), part)
             entries.remove(entry)
     order = _children_first(schema, slices, manifest)
-    return Scope(gateway, schema, {name: slices[name] for name in order}, keys, manifest.parents)
+    return Scope(gateway, schema, {n: slices[n] for n in order}, keys, manifest.parents, standing.doubts)
 
 
 def _app_slice(table: str, column: str, own: Sequence[Slice], keys: Mapping[str, str]) -> Slice:

@@ -19,8 +19,8 @@ from provision.fixtures import manifest as journal_lines
 from provision.fixtures.ids import IdRange, Recorded
 from provision.fixtures.manifest import Batch, Manifest, OwnedTable
 from provision.fixtures.plan import Plan
-from provision.fixtures.tables import TablePlan
-from provision.gateway import BatchTooLarge, Gateway, Row, settling, within
+from provision.fixtures.tables import TablePlan, Trace
+from provision.gateway import BatchTooLarge, Filter, Gateway, Row, ownership, settling, within
 from provision.gateway.pace import Pace
 
 Done = Callable[[str, int, int], None]
@@ -29,12 +29,16 @@ Journal = Callable[[Mapping[str, Any]], None]
 Span = tuple[int, int]
 ADDED = 500
 """Rows in a batch whose ids the database makes."""
+WITNESSES = 8
+"""Rows of a batch whose texts are read again, to know them later if a trigger changed them."""
 
 
 def fill(gateway: Gateway, plan: Plan, journal: Journal, done: Done, resumed: Manifest | None = None) -> None:
     """Write every row of the plan that is not there yet, parents first; `journal` forces a line to the disk, before
     the request that it announces. `resumed` is the manifest of a run that was seeded in part."""
     window = 1
+    if resumed is not None:
+        ownership.refuse(ownership.stand(gateway, gateway.schema(), resumed), resumed)
     for table in plan.tables:
         before = resumed.table(table.table) if resumed else None
         journal({"event": "insert", "table": table.table})
@@ -180,13 +184,13 @@ def _add(
     assert isinstance(ids, Recorded)  # noqa: S101 - a table with a trace
     if before is not None:
         _recall(gateway, plan, ids, before, journal)
-    size = ADDED
+    size, changed = ADDED, True
     for first, stop in _unknown(ids):
         start = first
         while start < stop:
             end = min(stop, start + size)
             try:
-                _add_batch(gateway, plan, table, (start, end), journal)
+                changed = _add_batch(gateway, plan, table, (start, end), journal, witnessed=changed)
             except BatchTooLarge:
                 if end - start == 1:
                     raise
@@ -229,8 +233,11 @@ def _unknown(ids: Recorded) -> Iterator[Span]:
             start = None
 
 
-def _add_batch(gateway: Gateway, plan: Plan, table: TablePlan, span: Span, journal: Journal) -> None:
-    """Announce a batch, write it, record its ids."""
+def _add_batch(
+    gateway: Gateway, plan: Plan, table: TablePlan, span: Span, journal: Journal, *, witnessed: bool
+) -> bool:
+    """Announce a batch, write it, record its ids, and if `witnessed` what the database made of its texts; whether it
+    changed one."""
     trace, ids = table.trace, table.ids
     assert trace is not None and isinstance(ids, Recorded)  # noqa: S101, PT018
     owned = OwnedTable(table.table, table.key, table.rows, (), trace)
@@ -253,5 +260,21 @@ def _add_batch(gateway: Gateway, plan: Plan, table: TablePlan, span: Span, journ
             hint="A trigger or a policy may drop or double rows; look at the table's triggers.",
         )
     found = settling.numbers(written, table.key)
-    journal(journal_lines.made(table.table, span[0], found))
+    stored = _changed(gateway, plan.run, table, trace, rows, found) if witnessed and trace.template else {}
+    journal(journal_lines.made(table.table, span[0], found, stored))
     ids.record(span[0], found)
+    return bool(stored)
+
+
+def _changed(
+    gateway: Gateway, run: str, table: TablePlan, trace: Trace, rows: Sequence[Row], found: Sequence[int]
+) -> dict[int, str]:
+    """Digests of the texts of some rows that the database keeps otherwise than they were sent, by id: read again, for
+    a reply does not show what a trigger did afterwards."""
+    every = max(1, len(rows) // WITNESSES)
+    sent = {number: row[trace.column] for number, row in zip(found[::every], rows[::every], strict=True)}
+    where = [Filter(table.key, "in", list(sent))]
+    kept = {
+        int(r[table.key]): r[trace.column] for r in gateway.select(table.table, [trace.column], where, key=table.key)
+    }
+    return {n: journal_lines.digest(run, text) for n, text in kept.items() if text is not None and text != sent[n]}

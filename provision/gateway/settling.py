@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from provision.fixtures import fakes, ids
 from provision.fixtures.ids import Range
@@ -34,15 +34,11 @@ def numbers(rows: Sequence[Row], key: str) -> list[int]:
     return [int(row[key]) for row in rows]
 
 
-def settle(gateway: Gateway, run: str, tables: Sequence[OwnedTable]) -> dict[str, tuple[Range, ...]]:
-    """The ids of every table of a run, those of batches without a reply included; `tables` are parents first."""
-    known: dict[str, tuple[Range, ...]] = {}
-    for owned in tables:
-        parents = known.get(owned.trace.parent, ()) if owned.trace and owned.trace.parent else ()
-        more = [row for batch in owned.unsettled for row in find(gateway, run, owned, batch, parents)]
-        found = _all(owned.ranges, numbers(more, owned.key)) if more else owned.ranges
-        known[owned.table] = tuple(found)
-    return known
+def settle(gateway: Gateway, run: str, owned: OwnedTable, known: Mapping[str, Sequence[Range]]) -> tuple[Range, ...]:
+    """The ids of a table of a run, those of batches without a reply included; `known` are those of its parents."""
+    parents = known.get(owned.trace.parent, ()) if owned.trace and owned.trace.parent else ()
+    more = [row for batch in owned.unsettled for row in find(gateway, run, owned, batch, parents)]
+    return tuple(_all(owned.ranges, numbers(more, owned.key))) if more else owned.ranges
 
 
 def _all(known: Sequence[Range], more: Sequence[int]) -> Sequence[Range]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -12,6 +13,7 @@ from functools import partial
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
+from provision.fixtures import ids
 from provision.load import offline
 from provision.load.http import Origin, Reply
 from provision.load.outcomes import NUMBER, Classifier, Outcome
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
     from provision.load.spec import Scenario
 
 SAMPLE_BYTES = 300
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 ABSENT_TICKET = "00000000-0000-4000-8000-000000000000"
+ABSENT_NUMBER = "-32768"
+"""Fits every type of integer; no identity gives it, and nobody gives it to a row that means something, as 0 or -1."""
 
 
 def _now() -> str:
@@ -218,4 +223,7 @@ async def first_of(*events: asyncio.Event) -> None:
 def _absent(ticket: Mapping[str, str]) -> dict[str, str]:
     """A ticket like this one that does not exist."""
     kept = {name: ticket[name] for name in ("event_id", "type") if name in ticket}
-    return {**{name: f"absent-{name}" for name in ticket}, **kept, "id": ABSENT_TICKET}
+    absent = {**{name: f"absent-{name}" for name in ticket}, **kept}
+    if ids.NUMBER.fullmatch(ticket["id"]):
+        return {**absent, "id": ABSENT_NUMBER}
+    return {**absent, "id": ABSENT_TICKET} if _UUID.fullmatch(ticket["id"]) else absent

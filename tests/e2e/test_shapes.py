@@ -46,6 +46,11 @@ def prepare(stack: Stack, sql: Sql, shape: Shape, folder: Path) -> Place:
     for profile in {"ticketing", "private"} & set(re.findall(r"create schema (\w+)", shape.ddl)):
         sql(stack, GRANT.format(profile=profile))
     sql(stack, shape.strangers)
+    return prepare_folder(stack, shape, folder)
+
+
+def prepare_folder(stack: Stack, shape: Shape, folder: Path) -> Place:
+    """A folder with the shape's recipe."""
     folder.mkdir()
     (folder / "recipe.yaml").write_text(dedent(shape.recipe))
     return Place(folder, plain_environment(TMPDIR=str(folder), **target_environment(stack)))
@@ -209,3 +214,59 @@ def test_a_scenario_rehearses_tickets_with_keys_of_other_types_and_its_log_goes_
     torn = place.run("teardown")
     assert torn.code == 0, torn
     assert set(rows(bare, sql)) == {*before, *between}
+
+
+def test_after_a_reset_of_the_database_an_old_run_touches_none_of_the_rows_that_have_its_numbers(
+    bare: Stack, sql: Sql, tmp_path: Path
+) -> None:
+    gate = GATE.format(table="passes", id="id", key="bigint")
+    place = prepare(bare, sql, Shape("", BIGINT.ddl + gate, BIGINT.recipe, {}, BIGINT.strangers), tmp_path / "here")
+    (place.folder / "night.yaml").write_text(SCAN)
+    assert place.run("seed", "recipe.yaml").code == 0
+    run = place.runs()[0]
+    sql(bare, "truncate gigs, passes, pass_seats, scans restart identity")
+    sql(bare, BIGINT.strangers)
+    colleague = prepare_folder(bare, BIGINT, tmp_path / "colleague")
+    assert colleague.run("seed", "recipe.yaml").code == 0
+    sql(bare, "insert into scans (ticket, ok) select id, false from passes")
+    before = rows(bare, sql)
+    dry = place.run("teardown", "--dry-run")
+    torn = place.run("teardown")
+    every = place.run("teardown", "--all")
+    resumed = place.run("seed", "--run", run)
+    ran = place.run("run-scenario", "night.yaml")
+    (place.folder / ".provision" / run / "manifest.ndjson").unlink()
+    elsewhere = place.run("run-scenario", "night.yaml")
+    assert rows(bare, sql) == before
+    assert (torn.code, every.code, resumed.code, ran.code, elsewhere.code) == (107, 107, 104, 104, 104), torn
+    assert re.search(r"passes +11 found\n +not touched: ", dry.out), dry
+    for said in (torn, every):
+        assert re.search(r"passes +11 found +0 removed +11 left\n +not touched: ", said.out), said
+        assert f"delete .provision/{run}" in said.out
+    assert all("other people's" in refused.err for refused in (ran, elsewhere)), elsewhere
+
+
+def test_what_the_app_changed_and_a_trigger_rewrote_does_not_stop_a_teardown(
+    bare: Stack, sql: Sql, tmp_path: Path
+) -> None:
+    rewriting = """
+        create function rewrite() returns trigger language plpgsql security definer set search_path = public as $$
+          begin
+            update passes set code = md5(code), holder_name = md5(holder_name) where id = new.id; return null;
+          end $$;
+        create trigger rewrite after insert on passes for each row execute function rewrite();
+        create function shout() returns trigger language plpgsql as $$
+          begin new.title = md5(new.title); return new; end $$;
+        create trigger shout before insert on gigs for each row execute function shout();
+    """
+    strangers = BIGINT.strangers.replace("= 'theirs'", "= md5('theirs')")
+    place = prepare(bare, sql, Shape("", BIGINT.ddl + rewriting, BIGINT.recipe, {}, strangers), tmp_path / "here")
+    before = rows(bare, sql)
+    assert place.run("seed", "recipe.yaml", "--tickets", "600").code == 0
+    sql(
+        bare, "update passes set redeemed_at = now(), code = 'sold ' || id where id % 3 = 0 and holder_name <> md5('x')"
+    )
+    assert place.run("seed", "--run", place.runs()[0]).code == 0
+    torn = place.run("teardown")
+    assert torn.code == 0, torn
+    assert rows(bare, sql) == before

@@ -345,6 +345,16 @@ def test_the_journal_holds_what_the_results_hold() -> None:
     assert len(results) == 3 + 15
 
 
+@pytest.mark.parametrize(("ids", "absent"), [(range(7, 40), "-32768"), ([f"T-{n}" for n in range(40)], "absent-id")])
+def test_the_canary_asks_about_a_ticket_that_does_not_exist_by_an_id_of_the_tickets_kind(ids: Any, absent: str) -> None:
+    tickets = [str(identifier) for identifier in ids]
+    with gates.serving(gates.correct, tickets) as gate:
+        wanted = job(gate, ONCE)
+        results = run(replace(wanted, tickets=[{"id": ticket} for ticket in tickets]))
+    assert [asked["p_ticket_id"] for asked in gate.seen][:3] == [tickets[0], tickets[0], absent]
+    assert outcomes(results, "canary")["not_found"] == 1
+
+
 def test_a_target_that_refuses_connections_stops_at_the_canary() -> None:
     with gates.serving(gates.racy, TICKETS) as gate:
         wanted = job(gate, ONCE)

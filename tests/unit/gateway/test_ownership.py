@@ -1,0 +1,255 @@
+"""Numbers that the database gave out again: whose rows stand under them is proven before any is counted or touched."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemas
+
+from provision.errors import ConfigError, TicketsError
+from provision.fixtures import manifest, plan, recipe
+from provision.fixtures.manifest import Manifest
+from provision.fixtures.plan import Plan
+from provision.fixtures.schema import from_openapi
+from provision.gateway import Filter, Look, Row, ownership, removal, seeding
+from provision.gateway.memory import MemoryGateway
+
+TABLES = {
+    "events": {"id": "bigint! = pk", "name": "text!"},
+    "tickets": {"id": "bigint! pk", "event_id": "bigint! >events", "code": "text!", "status": "text"},
+    "seats": {"id": "bigint! pk", "ticket_id": "bigint! >tickets", "place": "integer!"},
+    "notes": {"id": "bigint! pk", "ticket_id": "bigint!", "words": "text"},
+}
+RECIPE = """
+name: t
+tables:
+  events: {values: {name: "Night {run}-{n}"}}
+  tickets: {rows: tickets, values: {code: "T-{short}-{n:05}"}}
+  seats: {rows: tickets}
+tickets: {table: tickets, event: event_id}
+written_by_app: {notes: ticket_id}
+"""
+OURS, OTHERS = "20260601-200000-abcde", "20260602-090000-vwxyz"
+Rows = Mapping[str, Mapping[Any, Row]]
+
+
+def ignore(*_: object) -> None:
+    pass
+
+
+class Hashing(MemoryGateway):
+    """A BEFORE INSERT trigger keeps only hashes of names and codes, and the reply shows them."""
+
+    def insert(self, table: str, rows: Sequence[Row], *, key: str) -> None:
+        super().insert(table, [{**row, **hashed(row)} for row in rows], key=key)
+
+    def add(self, table: str, rows: Sequence[Row], *, columns: Sequence[str], look: Look) -> Sequence[Row]:
+        return [{**row, **hashed(row)} for row in super().add(table, rows, columns=columns, look=look)]
+
+
+class HashingLater(MemoryGateway):
+    """An AFTER INSERT trigger does so: the reply shows what was sent."""
+
+    def insert(self, table: str, rows: Sequence[Row], *, key: str) -> None:
+        super().insert(table, [{**row, **hashed(row)} for row in rows], key=key)
+
+
+def hashed(row: Row) -> Row:
+    return {name: hashlib.sha256(row[name].encode()).hexdigest() for name in ("name", "code") if name in row}
+
+
+def planned(gateway: MemoryGateway, run: str = OURS, tickets: int = 12) -> Plan:
+    parsed, document = recipe.parse(Path("t.yaml"), RECIPE)
+    return plan.build(parsed, document, gateway.schema(), run, date(2026, 6, 1), tickets)
+
+
+def opened(kind: type[MemoryGateway] = MemoryGateway) -> MemoryGateway:
+    return kind(from_openapi(schemas.openapi(TABLES)))
+
+
+def seed(gateway: MemoryGateway, run: str = OURS, tickets: int = 12) -> tuple[Manifest, list[Mapping[str, Any]]]:
+    """A run in the database, its manifest and the lines of that."""
+    plan_ = planned(gateway, run, tickets)
+    lines = [manifest.announce(plan_, created="", target="", schema="public", versions={})]
+    seeding.fill(gateway, plan_, lines.append, ignore)
+    return manifest.read(json.loads(json.dumps(lines))), lines
+
+
+def reset(gateway: MemoryGateway, *tables: str) -> None:
+    """TRUNCATE … RESTART IDENTITY."""
+    for table in tables or gateway.rows:
+        gateway.rows[table].clear()
+    gateway._made = 0
+
+
+def colleague(gateway: MemoryGateway, tickets: int = 12) -> None:
+    """Somebody's own rows; they take the numbers from 1 on in every table, as identities do."""
+    gateway.insert("events", [{"id": n, "name": f"Their night {n}"} for n in range(1, 4)], key="id")
+    numbers = range(1, tickets + 20)
+    gateway.insert("tickets", [{"id": n, "event_id": 1, "code": f"theirs-{n}"} for n in numbers], key="id")
+    gateway.insert("seats", [{"id": n, "ticket_id": n, "place": n} for n in numbers], key="id")
+    gateway.insert("notes", [{"id": n, "ticket_id": n, "words": "theirs"} for n in numbers], key="id")
+
+
+def the_same_recipe(gateway: MemoryGateway) -> None:
+    seed(gateway, OTHERS)
+    gateway.insert("notes", [{"id": 1, "ticket_id": 5, "words": "theirs"}], key="id")
+
+
+@pytest.mark.parametrize("kind", [MemoryGateway, Hashing, HashingLater])
+@pytest.mark.parametrize("come", [colleague, the_same_recipe], ids=["by hand", "by the same recipe"])
+def test_rows_that_got_our_numbers_after_a_reset_are_neither_removed_nor_resumed_nor_scanned(
+    come: Callable[[MemoryGateway], None], kind: type[MemoryGateway]
+) -> None:
+    gateway = opened(kind)
+    mine, lines = seed(gateway)
+    reset(gateway)
+    come(gateway)
+    before = deepcopy(gateway.rows)
+    seen = removal.survey(gateway, mine)
+    done = removal.remove(gateway, mine, ignore)
+    assert gateway.rows == before
+    assert {a.table for a in done.accounts if a.left and "not touched" in a.why} == {
+        "events", "tickets", "seats", "notes",
+    }  # fmt: skip
+    assert [(a.table, a.left) for a in seen.accounts] == [(a.table, a.left) for a in done.accounts]
+    with pytest.raises(ConfigError, match="numbers of run"):
+        seeding.fill(gateway, planned(gateway), lines.append, ignore, mine)
+    standing = ownership.stand(gateway, gateway.schema(), mine)
+    with pytest.raises(TicketsError, match="other people's"):
+        ownership.refuse_tickets(standing, mine, mine.table("tickets").ranges)
+    assert gateway.rows == before
+
+
+def test_one_row_of_somebody_under_any_of_our_numbers_is_kept() -> None:
+    for number in range(1, 27):
+        gateway = opened()
+        mine, _ = seed(gateway)
+        reset(gateway)
+        gateway.insert("events", [{"id": number, "name": "theirs"}], key="id")
+        gateway.insert("tickets", [{"id": number, "event_id": number, "code": "theirs"}], key="id")
+        before = deepcopy(gateway.rows)
+        removal.remove(gateway, mine, ignore)
+        assert gateway.rows == before
+
+
+def test_a_table_that_was_reset_alone_keeps_its_new_rows_and_what_is_ours_beside_it_goes() -> None:
+    gateway = opened()
+    mine, _ = seed(gateway)
+    reset(gateway, "seats")
+    event, ticket = 50, 60
+    gateway.insert("events", [{"id": event, "name": "theirs"}], key="id")
+    gateway.insert("tickets", [{"id": ticket, "event_id": event, "code": "theirs"}], key="id")
+    numbers = [part.low for part in mine.table("seats").ranges]
+    gateway.insert("seats", [{"id": int(numbers[0]), "ticket_id": ticket, "place": 1}], key="id")
+    done = removal.remove(gateway, mine, ignore)
+    assert {table: set(rows) for table, rows in gateway.rows.items()} == {
+        "events": {event}, "tickets": {ticket}, "seats": {int(numbers[0])}, "notes": set(),
+    }  # fmt: skip
+    assert [(a.table, a.left) for a in done.accounts if a.left] == [("seats", 1)]
+
+
+def test_after_a_restore_to_the_middle_of_a_seed_the_rows_that_came_since_are_kept() -> None:
+    gateway = opened()
+    mine, _ = seed(gateway, tickets=1_200)
+    second = mine.table("tickets").told[1][1][0]
+    gateway.rows["seats"].clear()
+    for number in [n for n in gateway.rows["tickets"] if n >= second.low]:
+        del gateway.rows["tickets"][number]
+    gateway.insert("events", [{"id": -5, "name": "theirs"}], key="id")
+    theirs = [{"id": second.low + n, "event_id": -5, "code": f"theirs-{n}"} for n in (3, 7)]
+    gateway.insert("tickets", theirs, key="id")
+    before = deepcopy(gateway.rows)
+    done = removal.remove(gateway, mine, ignore)
+    assert {row["id"] for row in gateway.rows["tickets"].values()} >= {row["id"] for row in theirs}
+    assert gateway.rows["tickets"] == before["tickets"]
+    assert any("2 of 502 rows" in account.why for account in done.accounts)
+
+
+@pytest.mark.parametrize("kind", [MemoryGateway, Hashing, HashingLater])
+def test_what_the_app_changed_and_what_triggers_rewrote_is_still_ours(kind: type[MemoryGateway]) -> None:
+    gateway = opened(kind)
+    gateway.insert("events", [{"id": -1, "name": "theirs"}], key="id")
+    before = deepcopy(gateway.rows)
+    mine, _ = seed(gateway)
+    for number, row in enumerate(gateway.rows["tickets"].values()):
+        row["status"] = "used"
+        if number % 3 == 0:
+            row["code"] = "given away"
+    event = next(row for n, row in gateway.rows["events"].items() if n > 0)
+    if kind is MemoryGateway:
+        event["name"] = "Renamed by the app"
+    gateway.insert("notes", [{"id": 1, "ticket_id": next(iter(gateway.rows["tickets"])), "words": "seen"}], key="id")
+    done = removal.remove(gateway, mine, ignore)
+    assert not any(account.left for account in done.accounts), done.accounts
+    assert gateway.rows == before
+
+
+def test_a_manifest_keeps_digests_only_of_texts_that_the_database_changed() -> None:
+    gateway = opened(Hashing)
+    mine, lines = seed(gateway, tickets=1_200)
+    assert 0 < len(mine.table("tickets").stored) <= 3 * 2 * seeding.WITNESSES
+    assert not any(row["code"] in json.dumps(lines) for row in gateway.rows["tickets"].values())
+    plain, _ = seed(opened())
+    assert not any(table.stored for table in plain.tables)
+
+
+def test_a_batch_without_a_reply_is_not_found_among_rows_that_hang_on_other_peoples_parents() -> None:
+    gateway = opened()
+    plan_, lines = planned(gateway), []
+    lines.append(manifest.announce(plan_, created="", target="", schema="public", versions={}))
+
+    def journal(line: Mapping[str, Any]) -> None:
+        if line["event"] == "ids" and line["table"] == "seats":
+            raise KeyboardInterrupt
+        lines.append(line)
+
+    with pytest.raises(KeyboardInterrupt):
+        seeding.fill(gateway, plan_, journal, ignore)
+    mine = manifest.read(json.loads(json.dumps(lines)))
+    [batch] = mine.table("seats").unsettled
+    reset(gateway)
+    numbers = [n for part in mine.table("tickets").ranges for n in range(int(part.low), int(part.high) + 1)]
+    gateway.insert("events", [{"id": 1, "name": "theirs"}], key="id")
+    gateway.insert("tickets", [{"id": n, "event_id": 1, "code": f"theirs-{n}"} for n in numbers], key="id")
+    seats = [{"id": (batch.floor or 0) + 1 + at, "ticket_id": n, "place": 1} for at, n in enumerate(numbers)]
+    gateway.insert("seats", seats, key="id")
+    before = deepcopy(gateway.rows)
+    removal.remove(gateway, mine, ignore)
+    assert gateway.rows == before
+
+
+def test_a_seed_does_not_go_on_from_rows_that_are_gone() -> None:
+    gateway = opened()
+    mine, lines = seed(gateway)
+    reset(gateway)
+    with pytest.raises(ConfigError, match=r"1 of the rows that run .* made are gone") as refused:
+        seeding.fill(gateway, planned(gateway), lines.append, ignore, mine)
+    assert "seed a new run" in refused.value.hint
+    assert not any(gateway.rows.values())
+    assert not any(account.left for account in removal.remove(gateway, mine, ignore).accounts)
+    standing = ownership.stand(gateway, gateway.schema(), mine)
+    with pytest.raises(TicketsError, match="No ticket of run"):
+        ownership.refuse_tickets(standing, mine, mine.table("tickets").ranges)
+
+
+def test_a_run_is_proven_with_a_count_or_two_for_each_table() -> None:
+    class Reading(MemoryGateway):
+        read: tuple[str, ...] = ()
+
+        def select(self, table: str, columns: Sequence[str], where: Sequence[Filter], *, key: str) -> Any:
+            self.read = (*self.read, table)
+            return super().select(table, columns, where, key=key)
+
+    gateway = opened(Reading)
+    mine, _ = seed(gateway)
+    gateway.read = ()  # type: ignore[attr-defined]
+    standing = ownership.stand(gateway, gateway.schema(), mine)
+    assert gateway.read == ()  # type: ignore[attr-defined]
+    assert standing.known == {table.table: table.ranges for table in mine.tables}
+    assert not standing.doubts
