@@ -19,7 +19,7 @@ from servers import OK, Authority, Behaviour, Peer, Seen, replying, serve
 
 from provision.errors import ConfigError
 from provision.load import wire
-from provision.load.dial import ConnectFailed
+from provision.load.dial import ConnectFailed, Dialler
 from provision.load.http import Fault, Origin, Reply, request_bytes, request_head
 from provision.load.wire import Connection
 
@@ -329,11 +329,11 @@ def test_connection_lost_just_now_is_noticed_though_the_loop_has_not_seen_it(run
 
     async def use(asker: Asker, seen: Seen) -> tuple[Reply, Reply, int]:
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            asker.connection.origin = Origin.parse(f"http://127.0.0.1:{listener.getsockname()[1]}")
+            here = Origin.parse(f"http://127.0.0.1:{listener.getsockname()[1]}")
+            asker.connection._dialler = Dialler(here, LONG)
             await asker.connection.connect()
             server_side, _ = listener.accept()
-            asker.connection.origin = Origin.parse(seen.url)
-            asker.connection._addresses = []
+            asker.connection._dialler = Dialler(Origin.parse(seen.url), LONG)
             server_side.close()
         _spin(2 * wire.IDLE_CHECK_NS)
         return await asker(), await asker(), len(seen.requests)
@@ -578,7 +578,7 @@ async def refused_by(monkeypatch: pytest.MonkeyPatch, *errors: OSError) -> tuple
 
     monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", connect)
     asker = Asker(Connection(Origin.parse("http://127.0.0.1:1")))
-    asker.connection._addresses = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))] * len(errors)
+    asker.connection._dialler._addresses = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))] * len(errors)
     reply = await asker()
     asker.connection.close()
     return reply.fault, reply.detail, reply.sent
@@ -607,7 +607,7 @@ def test_second_address_is_tried_when_the_first_is_dead(run: Run) -> None:
     async def use(asker: Asker, seen: Seen) -> Reply:
         here = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", seen.port))
         dead = (*here[:4], ("127.0.0.1", servers.closed_port()))
-        asker.connection._addresses = [dead, here]
+        asker.connection._dialler._addresses = [dead, here]
         return await asker()
 
     assert run(with_server(replying(OK), use)).status == 200
