@@ -175,7 +175,7 @@ def _chosen(gateway: Gateway, table: Table, run: str) -> OwnedTable | None:
 
 def _marked(gateway: Gateway, run: str, table: TablePlan) -> Told:
     """The rows whose keys the database made and that have the very text which the recipe gives them."""
-    assert table.trace is not None  # noqa: S101
+    assert table.trace is not None  # noqa: S101 - the database makes the keys
     column, template = table.trace.column, table.trace.template or ""
     pattern = fakes.pattern(template, run)
     found: dict[int, list[int]] = {}
