@@ -20,8 +20,6 @@ from provision.gateway.unmarked import Told, Unclear
 from provision.target import Target
 from provision.yamlfile import Document
 
-RUN = re.compile(r"[0-9]{8}-[0-9]{6}-[a-z0-9]{5}")
-"""The shape of a run's id."""
 _LAST = (1 << 48) - 1
 _NO_RECIPE = "they name the run, but not as this recipe does: give the one that it was seeded with, --recipe FILE"
 
@@ -50,10 +48,10 @@ def _named(gateway: Gateway, table: Table, column: str) -> Iterator[str]:
     known: list[Filter] = []
     while True:
         try:
-            text = gateway.last(table.name, column, [Filter(column, "match", RUN.pattern), *known])
+            text = gateway.last(table.name, column, [Filter(column, "match", fakes.RUN.pattern), *known])
         except BatchTooLarge:  # a table too large to read through: a run is named in smaller ones as well
             return
-        found = RUN.search(str(text)) if text is not None else None
+        found = fakes.RUN.search(str(text)) if text is not None else None
         if found is None:
             return
         yield found[0]

@@ -23,14 +23,20 @@ from provision.fixtures.schema import Schema
 from provision.gateway import Filter, Gateway, Row, among, settling, within
 
 RESET = "(was the database reset or restored?)"
+FORGET = (
+    "if it was, forget the run: delete .provision/{run} (then `provision teardown --find --run {run}` removes what is"
+    " still there of it)"
+)
+LOOK = "if you know them for the run's, delete them by hand; if not, and nothing else is left, delete .provision/{run}"
 
 
 class Doubt(NamedTuple):
-    """So many rows of a table stand under numbers of a run and are not known to be its own, and why."""
+    """So many rows of a table may be a run's and are not known to be, why, and what to do about it."""
 
     table: str
     rows: int
     why: str
+    way_on: str
 
 
 @dataclass(slots=True)
@@ -50,12 +56,16 @@ def stand(gateway: Gateway, schema: Schema, manifest: Manifest) -> Standing:
         if owned.trace is None:
             standing.known[owned.table] = owned.ranges
             continue
-        found = settling.settle(gateway, manifest.run, owned, standing.known)
+        proof = _Proof(gateway, schema, manifest, owned, standing.known)
+        above = {column: standing.known[parent] for column, parent in proof.parents()}
+        found, unclear, lost = settling.settle(gateway, manifest.run, owned, above)
+        if unclear:
+            standing.doubts.append(Doubt(owned.table, len(unclear), lost, LOOK.format(run=manifest.run)))
         there = sum(gateway.count(owned.table, where) for where in among(owned.key, found))
         standing.missing[owned.table] = sum(part.count for part in found) - there
-        why = _Proof(gateway, schema, manifest, owned, standing.known).doubt(found, there) if there else ""
+        why = proof.doubt(found, there) if there else ""
         if why:
-            standing.doubts.append(Doubt(owned.table, there, why))
+            standing.doubts.append(Doubt(owned.table, there, f"{why} {RESET}", FORGET.format(run=manifest.run)))
         standing.known[owned.table] = found if there and not why else ()
     standing.doubts += _hanging(gateway, manifest, standing.known)
     return standing
@@ -67,16 +77,14 @@ def _hanging(gateway: Gateway, manifest: Manifest, known: Mapping[str, Sequence[
     for entry in manifest.written_by_app:
         rows = sum(gateway.count(entry.table, where) for where in among(entry.column, recorded.get(entry.parent, ())))
         if rows:
-            yield Doubt(
-                entry.table, rows, f"they name rows of {entry.parent} that are gone or not known to be the run's"
-            )
+            why = f"they name rows of {entry.parent} that are gone or not known to be the run's {RESET}"
+            yield Doubt(entry.table, rows, why, FORGET.format(run=manifest.run))
 
 
 def refuse(standing: Standing, manifest: Manifest) -> None:
     """Raise ConfigError when a seed cannot go on from what is recorded: rows of others have the numbers, or none do."""
     for doubt in standing.doubts:
-        hint = f"If it was, forget the run (delete .provision/{manifest.run}) and seed a new one."
-        raise ConfigError(f"{doubt.table}: {doubt.why} {RESET}.", hint=hint)
+        raise ConfigError(f"{doubt.table}: {doubt.why}.", hint=f"Or seed a new run; of this one: {doubt.way_on}.")
     for table, rows in standing.missing.items():
         if rows:
             words = f"{table}: {rows} of the rows that run {manifest.run} made are gone {RESET}."
@@ -87,7 +95,7 @@ def refuse_tickets(standing: Standing, manifest: Manifest, tickets: Sequence[Ran
     """Raise TicketsError when the numbers of a ticket file, or others of its run, are not those of the run's rows."""
     hint = "Seed new tickets with: provision seed"
     for doubt in standing.doubts:
-        raise TicketsError(f"The tickets may be other people's by now: {doubt.table}: {doubt.why} {RESET}.", hint=hint)
+        raise TicketsError(f"The tickets may be other people's by now: {doubt.table}: {doubt.why}.", hint=hint)
     owners = [o.table for o in manifest.tables if o.trace is not None and ids.cover(o.ranges, tickets)]
     if not any(standing.known[owner] for owner in owners):
         raise TicketsError(f"No ticket of run {manifest.run} is in the database {RESET}.", hint=hint)
@@ -143,7 +151,7 @@ class _Proof:
         return batches
 
     def _rows(self, found: Sequence[Range]) -> Iterator[Row]:
-        columns = [name for name, _ in self._parents()]
+        columns = [name for name, _ in self.parents()]
         columns += [self.owned.trace.column] if self.owned.trace and self.owned.trace.template else []
         for where in among(self.owned.key, found):
             yield from self.gateway.select(self.owned.table, columns, where, key=self.owned.key)
@@ -152,16 +160,16 @@ class _Proof:
         column, template, _ = self._trace()
         text = row[column] if template is not None else None
         if text is not None and template is not None:
-            if re.fullmatch(fakes.pattern(template, self.manifest.run), text):
+            if re.search(fakes.loose(template, self.manifest.run), text):
                 return True
             if self.owned.stored.get(int(row[self.owned.key])) == digest(self.manifest.run, text):
                 return True
         return any(
             row[name] is not None and ids.place(self.known[parent], row[name]) is not None
-            for name, parent in self._parents()
+            for name, parent in self.parents()
         )
 
-    def _parents(self) -> list[tuple[str, str]]:
+    def parents(self) -> list[tuple[str, str]]:
         """The columns that hold keys of rows of ours, each with their table."""
         return [
             (column, parent)

@@ -11,7 +11,6 @@ from provision.fixtures import ids
 from provision.fixtures.ids import Range
 from provision.fixtures.manifest import Manifest
 from provision.gateway import BatchTooLarge, Filter, Gateway, among, chunks
-from provision.gateway.ownership import Doubt
 from provision.gateway.pace import Pace
 from provision.gateway.scope import Foreign, Scope, Slice, open_scope
 
@@ -53,7 +52,7 @@ def survey(gateway: Gateway, manifest: Manifest) -> Removal:
     scope = open_scope(gateway, manifest)
     foreign = [row for table in scope.slices for row in scope.foreign(table)]
     accounts = [Account(t, n := scope.count(t), 0, n, _kept(scope, t)) for t in scope.slices]
-    return Removal(_with_doubts(accounts, scope, manifest.run), foreign)
+    return Removal(_with_doubts(accounts, scope), foreign)
 
 
 def remove(gateway: Gateway, manifest: Manifest, done: Done) -> Removal:
@@ -74,21 +73,14 @@ def remove(gateway: Gateway, manifest: Manifest, done: Done) -> Removal:
         )
         for t in scope.slices
     ]
-    return Removal(_with_doubts(accounts, scope, manifest.run), foreign)
+    return Removal(_with_doubts(accounts, scope), foreign)
 
 
-def _with_doubts(accounts: Sequence[Account], scope: Scope, run: str) -> list[Account]:
+def _with_doubts(accounts: Sequence[Account], scope: Scope) -> list[Account]:
     """The accounts, with the tables of which nothing was touched because it may be others'."""
     doubted = {doubt.table for doubt in scope.doubts}
-    found = [Account(doubt.table, doubt.rows, 0, doubt.rows, _why_doubted(doubt, run)) for doubt in scope.doubts]
+    found = [Account(d.table, d.rows, 0, d.rows, f"not touched: {d.why}; {d.way_on}") for d in scope.doubts]
     return [*found, *(account for account in accounts if account.found or account.table not in doubted)]
-
-
-def _why_doubted(doubt: Doubt, run: str) -> str:
-    return (
-        f"not touched: {doubt.why}; if the database was reset or restored, forget the run: delete .provision/{run}"
-        f" (then `provision teardown --find --run {run}` removes what is still there of it)"
-    )
 
 
 def _round(scope: Scope, found: dict[str, int], done: Done) -> tuple[list[Foreign], dict[str, str]]:

@@ -16,10 +16,10 @@ from typing import Any
 
 from provision.errors import ApiError, TargetError
 from provision.fixtures import manifest as journal_lines
-from provision.fixtures.ids import IdRange, Recorded
+from provision.fixtures.ids import IdRange, Range, Recorded
 from provision.fixtures.manifest import Batch, Manifest, OwnedTable
 from provision.fixtures.plan import Plan
-from provision.fixtures.tables import TablePlan, Trace
+from provision.fixtures.tables import TablePlan
 from provision.gateway import BatchTooLarge, Filter, Gateway, Row, ownership, settling, within
 from provision.gateway.pace import Pace
 
@@ -180,17 +180,16 @@ def _add(
     gateway: Gateway, plan: Plan, table: TablePlan, before: OwnedTable | None, journal: Journal, done: Done
 ) -> None:
     """Write the rows whose ids are not recorded yet, one batch after the other."""
-    ids = table.ids
-    assert isinstance(ids, Recorded)  # noqa: S101 - a table with a trace
     if before is not None:
-        _recall(gateway, plan, ids, before, journal)
-    size, changed = ADDED, True
-    for first, stop in _unknown(ids):
+        _recall(gateway, plan, table, before, journal)
+    adding = _Adding(gateway, plan, table, journal)
+    size = ADDED
+    for first, stop in _unknown(_recorded(table)):
         start = first
         while start < stop:
             end = min(stop, start + size)
             try:
-                changed = _add_batch(gateway, plan, table, (start, end), journal, witnessed=changed)
+                adding.add((start, end))
             except BatchTooLarge:
                 if end - start == 1:
                     raise
@@ -200,25 +199,32 @@ def _add(
             done(table.table, start, table.rows)
 
 
-def _recall(gateway: Gateway, plan: Plan, ids: Recorded, before: OwnedTable, journal: Journal) -> None:
+def _recall(gateway: Gateway, plan: Plan, table: TablePlan, before: OwnedTable, journal: Journal) -> None:
     """Take over the ids that an earlier attempt recorded, and those of its batch whose reply never came."""
+    ids = _recorded(table)
     for start, told in before.told:
         ids.record(start, [number for part in told for number in range(part.first, part.high + 1)])
     for batch in before.unsettled:
         if ids.known(batch.start):
             continue
-        found = settling.numbers(settling.find(gateway, plan.run, before, batch, _parents(plan, before)), before.key)
+        found = settling.numbers(settling.find(gateway, plan.run, before, batch, _above(plan, table)), before.key)
         if found:
             journal(journal_lines.made(before.table, batch.start, found))
             ids.record(batch.start, found)
 
 
-def _parents(plan: Plan, owned: OwnedTable) -> list[Any]:
-    parent = owned.trace.parent if owned.trace else None
-    if parent is None:
-        return []
-    ids = plan.table(parent).ids
-    return [ids] if isinstance(ids, IdRange) else list(ids.ranges())
+def _above(plan: Plan, table: TablePlan) -> settling.Above:
+    """The columns that hold keys of rows of ours, with those keys."""
+    above: dict[str, Sequence[Range]] = {}
+    for column, parent in table.parents.items():
+        ids = plan.table(parent).ids
+        above[column] = [ids] if isinstance(ids, IdRange) else list(ids.ranges())
+    return above
+
+
+def _recorded(table: TablePlan) -> Recorded:
+    assert isinstance(table.ids, Recorded)  # noqa: S101 - a table with a trace
+    return table.ids
 
 
 def _unknown(ids: Recorded) -> Iterator[Span]:
@@ -233,48 +239,71 @@ def _unknown(ids: Recorded) -> Iterator[Span]:
             start = None
 
 
-def _add_batch(
-    gateway: Gateway, plan: Plan, table: TablePlan, span: Span, journal: Journal, *, witnessed: bool
-) -> bool:
-    """Announce a batch, write it, record its ids, and if `witnessed` what the database made of its texts; whether it
-    changed one."""
-    trace, ids = table.trace, table.ids
-    assert trace is not None and isinstance(ids, Recorded)  # noqa: S101, PT018
-    owned = OwnedTable(table.table, table.key, table.rows, (), trace)
-    floor = None if trace.template else gateway.last(table.table, table.key, ())
-    batch = Batch(*span, floor)
+class _Adding:
+    """The batches of one table whose ids the database makes, each announced before and its ids recorded after."""
 
-    def look() -> Sequence[Row]:
-        journal(journal_lines.batch(table.table, *batch))
-        return settling.find(gateway, plan.run, owned, batch, _parents(plan, owned))
+    def __init__(self, gateway: Gateway, plan: Plan, table: TablePlan, journal: Journal) -> None:
+        assert table.trace is not None  # noqa: S101 - the database makes the keys
+        self.gateway, self.plan, self.table, self.trace, self.journal = gateway, plan, table, table.trace, journal
+        self.ids = _recorded(table)
+        self.above = _above(plan, table)
+        self.floor: int | None = gateway.last(table.table, table.key, ())
+        self.changed = table.trace.template is not None
+        """Whether the database may keep other texts than it is sent: until a batch shows that it does not."""
 
-    journal(journal_lines.batch(table.table, *batch))
-    rows = list(plan.rows(table, *span))
-    written = gateway.add(table.table, rows, columns=[table.key, trace.column], look=look)
-    if trace.template:
-        place = {row[trace.column]: index for index, row in enumerate(rows)}
-        written = sorted(written, key=lambda row: place.get(row[trace.column], -1))
-    if len(written) != len(rows):
-        raise TargetError(
-            f"{table.table}: {len(rows)} rows were written, but {len(written)} are there.",
-            hint="A trigger or a policy may drop or double rows; look at the table's triggers.",
-        )
-    found = settling.numbers(written, table.key)
-    stored = _changed(gateway, plan.run, table, trace, rows, found) if witnessed and trace.template else {}
-    journal(journal_lines.made(table.table, span[0], found, stored))
-    ids.record(span[0], found)
-    return bool(stored)
+    def add(self, span: Span) -> None:
+        """Write a batch."""
+        batch = Batch(*span, self.floor)
+        self._announce(batch)
+        rows = list(self.plan.rows(self.table, *span))
+        written = self._written(rows, batch)
+        found = settling.numbers(written, self.table.key)
+        stored = self._stored(rows, found) if self.changed else {}
+        self.journal(journal_lines.made(self.table.table, span[0], found, stored))
+        self.ids.record(span[0], found)
+        self.floor, self.changed = max(found), bool(stored)
 
+    def _announce(self, batch: Batch) -> None:
+        self.journal(journal_lines.batch(self.table.table, *batch))
 
-def _changed(
-    gateway: Gateway, run: str, table: TablePlan, trace: Trace, rows: Sequence[Row], found: Sequence[int]
-) -> dict[int, str]:
-    """Digests of the texts of some rows that the database keeps otherwise than they were sent, by id: read again, for
-    a reply does not show what a trigger did afterwards."""
-    every = max(1, len(rows) // WITNESSES)
-    sent = {number: row[trace.column] for number, row in zip(found[::every], rows[::every], strict=True)}
-    where = [Filter(table.key, "in", list(sent))]
-    kept = {
-        int(r[table.key]): r[trace.column] for r in gateway.select(table.table, [trace.column], where, key=table.key)
-    }
-    return {n: journal_lines.digest(run, text) for n, text in kept.items() if text is not None and text != sent[n]}
+    def _written(self, rows: Sequence[Row], batch: Batch) -> Sequence[Row]:
+        """The rows as the database has them, in the order in which they were sent."""
+        table, trace = self.table, self.trace
+        columns = [table.key, trace.column]
+        written = self.gateway.add(table.table, rows, columns=columns, look=lambda: self._look(batch))
+        if trace.template:
+            place = {row[trace.column]: index for index, row in enumerate(rows)}
+            written = sorted(written, key=lambda row: place.get(row[trace.column], -1))
+        if len(written) != len(rows):
+            raise TargetError(
+                f"{table.table}: {len(rows)} rows were written, but {len(written)} are there.",
+                hint="A trigger or a policy may drop or double rows; look at the table's triggers.",
+            )
+        return written
+
+    def _look(self, batch: Batch) -> Sequence[Row]:
+        """What an attempt without a reply wrote; the next is announced when that is nothing. Raises TargetError where
+        it cannot be known, lest the rows be written twice."""
+        table, trace = self.table, self.trace
+        owned = OwnedTable(table.table, table.key, table.rows, tuple(self.ids.ranges()), trace)
+        found = settling.find(self.gateway, self.plan.run, owned, batch, self.above)
+        if not found and self.changed and (some := settling.unknowable(self.gateway, owned, batch)):
+            raise TargetError(
+                f"{table.table}: {settling.lost(batch, some)}.",
+                hint=f"Does a trigger rewrite {table.table}.{trace.column}? Another text before it in the recipe, or a"
+                " column that refers to a row of the run, would tell the rows. A teardown names them and leaves them.",
+            )
+        if not found:
+            self._announce(batch)
+        return found
+
+    def _stored(self, rows: Sequence[Row], found: Sequence[int]) -> dict[int, str]:
+        """Digests of the texts of some rows that the database keeps otherwise than they were sent, by id: read again,
+        for a reply does not show what a trigger did afterwards."""
+        text, key = self.trace.column, self.table.key
+        every = max(1, len(rows) // WITNESSES)
+        sent = {number: row[text] for number, row in zip(found[::every], rows[::every], strict=True)}
+        kept = self.gateway.select(self.table.table, [text], [Filter(key, "in", list(sent))], key=key)
+        read = {int(row[key]): row[text] for row in kept}
+        run = self.plan.run
+        return {n: journal_lines.digest(run, now) for n, now in read.items() if now is not None and now != sent[n]}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import schemas
 
-from provision.errors import ConfigError, TicketsError
+from provision.errors import ConfigError, TargetError, TicketsError
 from provision.fixtures import manifest, plan, recipe
 from provision.fixtures.manifest import Manifest
 from provision.fixtures.plan import Plan
@@ -57,6 +57,14 @@ class HashingLater(MemoryGateway):
 
     def insert(self, table: str, rows: Sequence[Row], *, key: str) -> None:
         super().insert(table, [{**row, **hashed(row)} for row in rows], key=key)
+
+
+class Shouting(MemoryGateway):
+    """An AFTER INSERT trigger keeps texts in capitals, with something before them."""
+
+    def insert(self, table: str, rows: Sequence[Row], *, key: str) -> None:
+        texts = [{name: f"* {row[name].upper()}" for name in ("name", "code") if name in row} for row in rows]
+        super().insert(table, [{**row, **text} for row, text in zip(rows, texts, strict=True)], key=key)
 
 
 def hashed(row: Row) -> Row:
@@ -222,6 +230,98 @@ def test_a_batch_without_a_reply_is_not_found_among_rows_that_hang_on_other_peop
     before = deepcopy(gateway.rows)
     removal.remove(gateway, mine, ignore)
     assert gateway.rows == before
+
+
+def killed(gateway: MemoryGateway, table: str, batch: int = 1, tickets: int = 12) -> tuple[Manifest, list[Any]]:
+    """A seed that dies when a batch of a table is written and its ids are not recorded: its manifest and the lines."""
+    plan_, lines, seen = planned(gateway, tickets=tickets), [], 0
+    lines.append(manifest.announce(plan_, created="", target="", schema="public", versions={}))
+
+    def journal(line: Mapping[str, Any]) -> None:
+        nonlocal seen
+        seen += line["event"] == "ids" and line["table"] == table
+        if seen == batch:
+            raise KeyboardInterrupt
+        lines.append(line)
+
+    with pytest.raises(KeyboardInterrupt):
+        seeding.fill(gateway, plan_, journal, ignore)
+    return manifest.read(json.loads(json.dumps(lines))), lines
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("kind", [MemoryGateway, Hashing, HashingLater, Shouting])
+def test_a_batch_whose_texts_a_trigger_rewrote_is_found_by_its_parents(kind: type[MemoryGateway], batch: int) -> None:
+    gateway = opened(kind)
+    gateway.insert("events", [{"id": -1, "name": "theirs"}], key="id")
+    gateway.insert("tickets", [{"id": -1, "event_id": -1, "code": "theirs"}], key="id")
+    before = deepcopy(gateway.rows)
+    mine, lines = killed(gateway, "tickets", batch, tickets=700)
+    gateway.insert("tickets", [{"id": 9_000, "event_id": -1, "code": "theirs"}], key="id")
+    before["tickets"][9_000] = gateway.rows["tickets"][9_000]
+    seeding.fill(gateway, planned(gateway, tickets=700), lines.append, ignore, mine)
+    assert len(gateway.rows["tickets"]) == len(before["tickets"]) + planned(gateway, tickets=700).table("tickets").rows
+    done = removal.remove(gateway, manifest.read(json.loads(json.dumps(lines))), ignore)
+    assert not any(account.left for account in done.accounts), done.accounts
+    assert gateway.rows == before
+
+
+def test_a_row_that_is_known_by_nothing_is_named_and_kept() -> None:
+    """Its reply was lost, a trigger put another text in place of ours, and it hangs on nothing."""
+    gateway = opened(Hashing)
+    gateway.insert("events", [{"id": -1, "name": "theirs"}], key="id")
+    mine, lines = killed(gateway, "events")
+    before = deepcopy(gateway.rows)
+    assert len(before["events"]) == 2
+    for done in (removal.survey(gateway, mine), removal.remove(gateway, mine, ignore)):
+        [account] = [account for account in done.accounts if account.left]
+        assert (account.table, account.left) == ("events", 1)
+        assert "not touched" in account.why
+        assert "no mark of a run: 1;" in account.why
+        assert f"delete .provision/{OURS}" in account.why
+    with pytest.raises(ConfigError, match="the reply to 1 new rows was lost"):
+        seeding.fill(gateway, planned(gateway), lines.append, ignore, mine)
+    assert gateway.rows == before
+
+
+def test_a_batch_that_was_never_written_is_not_taken_for_rows_of_another_run() -> None:
+    gateway = opened()
+    mine, _ = killed(gateway, "events")
+    gateway.rows["events"].clear()
+    seed(gateway, OTHERS)
+    done = removal.remove(gateway, mine, ignore)
+    assert not any(account.left for account in done.accounts), done.accounts
+    assert len(gateway.rows["events"]) == 1
+
+
+def test_rows_that_somebody_adds_later_to_a_table_that_keeps_its_texts_raise_no_doubt() -> None:
+    gateway = opened()
+    mine, _ = killed(gateway, "tickets", batch=2, tickets=700)
+    [batch] = mine.table("tickets").unsettled
+    written = [number for number in gateway.rows["tickets"] if number > (batch.floor or 0)]
+    for number in written:
+        del gateway.rows["tickets"][number]
+    gateway.insert("events", [{"id": -1, "name": "theirs"}], key="id")
+    gateway.insert("tickets", [{"id": n, "event_id": -1, "code": f"theirs-{n}"} for n in written], key="id")
+    done = removal.remove(gateway, mine, ignore)
+    assert not any(account.left for account in done.accounts), done.accounts
+    assert sorted(gateway.rows["tickets"]) == written
+
+
+class Losing(Hashing):
+    """The first reply is lost after the commit, and the batch is sent again as over a network."""
+
+    def add(self, table: str, rows: Sequence[Row], *, columns: Sequence[str], look: Look) -> Sequence[Row]:
+        super().add(table, rows, columns=columns, look=look)
+        return look() or super().add(table, rows, columns=columns, look=look)
+
+
+def test_rows_are_not_written_twice_where_a_trigger_hides_that_they_are_there() -> None:
+    gateway = opened(Losing)
+    with pytest.raises(TargetError, match=r"events: the reply to 1 new rows was lost") as refused:
+        seed(gateway)
+    assert "Does a trigger rewrite events.name?" in refused.value.hint
+    assert len(gateway.rows["events"]) == 1
 
 
 def test_a_seed_does_not_go_on_from_rows_that_are_gone() -> None:
