@@ -100,6 +100,7 @@ class Pulse:
                 cpu=part.cpu / part.requests,
                 waited=part.waited / part.requests,
                 lag=part.lag / part.requests / 1e6,
+                lag_p95=_at(part.late, 0.95),
                 lag_p99=_at(part.late, 0.99),
                 saturated=part.saturated / part.requests,
             )

@@ -142,6 +142,7 @@ class Strain:
     cpu: float
     waited: float
     lag: float
+    lag_p95: float
     lag_p99: float
     saturated: float
 
@@ -161,7 +162,7 @@ class Generator:
 
     def strain(self, part: int) -> Strain:
         """What this part met; nothing when none of its requests ended."""
-        none = Strain(part, 0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        none = Strain(part, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         return next((strain for strain in self.strains if strain.part == part), none)
 
     @classmethod

@@ -7,7 +7,7 @@ import os
 import pickle
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from time import perf_counter_ns
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -67,18 +67,27 @@ class Workers:
         """What each worker knew when it last told."""
 
     async def __aenter__(self) -> Self:
-        if self._count:
-            pool = self._session.pool.share()
-            for index in range(1, self._count + 1):
-                await self._spawn(index, pool)
-            self._messenger = asyncio.create_task(self._pass_on_the_stop())
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._end)
+            if self._count:
+                pool = self._session.pool.share()
+                for index in range(1, self._count + 1):
+                    await self._spawn(index, pool)
+                self._messenger = asyncio.create_task(self._pass_on_the_stop())
+            self._undo = undo.pop_all()
         return self
 
     async def _spawn(self, index: int, pool: int) -> None:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "provision.load.worker", stdin=PIPE, stdout=PIPE, stderr=DEVNULL,
-            pass_fds=(pool,), env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )  # fmt: skip
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", "provision.load.worker", stdin=PIPE, stdout=PIPE, stderr=DEVNULL,
+                pass_fds=(pool,), env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )  # fmt: skip
+        except OSError as error:
+            raise ProvisionError(
+                f"Worker process {index} of {self._count} could not be started: {error.strerror}.",
+                hint="Raise the limit on processes (ulimit -u), or use fewer: --processes 1",
+            ) from error
         self._processes.append(process)
         job, session = self._session.job, self._session
         share = Share(index, self._count + 1)
@@ -159,6 +168,9 @@ class Workers:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._undo.aclose()
+
+    async def _end(self) -> None:
         if self._messenger is not None:
             self._messenger.cancel()
         for task in self._tasks:
