@@ -16,7 +16,7 @@ CONTENDED_SHARE = 0.9
 """A race passes only when at least this share of its rounds was contended."""
 SATURATED_LIMIT = 0.05
 """Up to this share of a part's requests may have ended while the generator was at its limit."""
-LAG_LIMITS = (("lag", "on average", 0.5, "med", 0.1), ("lag_p95", "at p(95)", 1.0, "p(95)", 0.05))
+LAG_LIMITS = (("lag", "on average", 0.5, "med", 0.1), ("lag_p95", "at p(95)", 1.0, "p(95)", 0.1))
 """What the event loop may be late, which latencies have in them: so many ms, or that share of the latency of the same
 rank, whichever is more."""
 LATE_LIMIT_MS = 10.0
