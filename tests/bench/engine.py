@@ -244,8 +244,9 @@ class Bench:
         with stack.lease(f"bench-{os.getpid()}", gate="row-lock-nowait") as running:
             env = {"SUPABASE_URL": running.url, "SUPABASE_SECRET_KEY": running.secret_key}
             for turn in range(self.rounds):
+                (folder := self.folder / f"turn-{turn}").mkdir()
                 for name, run in list(clients.ON_STACK.items())[:: -1 if turn % 2 else 1]:
-                    one = run(self.folder, env, vus, seconds)
+                    one = run(folder, env, vus, seconds)
                     told.append({"client": name, "turn": turn, **asdict(one)})
                     shown = " / ".join(f"{one.latency[p]:.1f}" for p in ("p(50)", "p(95)", "p(99)"))
                     tell(f"  {turn + 1}. {name:<10}{one.per_second:>7,.1f} scans/s   p50 / p95 / p99 {shown} ms")
