@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
-import traceback
-from collections.abc import Callable
-from contextlib import suppress
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from provision import __version__, cli_history, cli_local
-from provision.errors import ConfigError, ExitCode, Interrupted, ProvisionError
+from provision.cli_errors import command, complain, our_fault
+from provision.errors import ConfigError, Interrupted, ProvisionError
 
 SHOWN = 20
 """Rows of others that teardown names one by one."""
@@ -29,8 +25,6 @@ if TYPE_CHECKING:
     from provision.removing import TornDown
     from provision.report.live import Live
     from provision.seeding import Seeded
-
-P = ParamSpec("P")
 
 app = typer.Typer(
     name="provision",
@@ -64,61 +58,14 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(arguments, standalone_mode=False)
     except ProvisionError as error:
-        return _complain(error)
+        return complain(error)
     except typer.Abort:
-        return _complain(Interrupted("Interrupted."))
+        return complain(Interrupted("Interrupted."))
     except Exception as error:  # noqa: BLE001 - the last door: a fault of ours becomes a log file, not a traceback
         if hasattr(error, "format_message"):
-            return _complain(ConfigError(error.format_message(), hint="See: provision --help"))
-        return _our_fault(error)
+            return complain(ConfigError(error.format_message(), hint="See: provision --help"))
+        return our_fault(error)
     return int(code or 0)
-
-
-def command(function: Callable[P, None]) -> Callable[P, None]:
-    """A command in which Ctrl-C is an error with a name."""
-
-    @wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            function(*args, **kwargs)
-        except KeyboardInterrupt:
-            raise Interrupted("Interrupted; nothing was left half-done.") from None
-
-    return wrapped
-
-
-def _complain(error: ProvisionError) -> int:
-    typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
-    if error.hint:
-        typer.echo(f"       {error.hint}", err=True)
-    return int(error.code)
-
-
-def _our_fault(error: Exception) -> int:
-    """Write the traceback to a file, keys blotted out, and say where."""
-    text = f"provision {__version__}\n{_without_keys(''.join(traceback.format_exception(error)))}"
-    typer.secho(f"error: this is a fault of provision itself: {type(error).__name__}", err=True, fg=typer.colors.RED)
-    try:
-        with tempfile.NamedTemporaryFile("w", prefix="provision-", suffix=".log", delete=False) as log:
-            log.write(text)
-    except OSError:
-        typer.echo(text, err=True)
-    else:
-        typer.echo(f"       details: {log.name}", err=True)
-    return int(ExitCode.INTERNAL)
-
-
-def _without_keys(text: str) -> str:
-    """The text with the value of every variable that is called a key, here or in `.env`, blotted out."""
-    from dotenv import dotenv_values
-
-    with suppress(OSError, ValueError):
-        settings = {**dotenv_values(".env"), **os.environ}
-        for name, value in settings.items():
-            if "KEY" in name and value and len(value) > 8:
-                text = text.replace(value, "***")
-        return text
-    return "the details are withheld, since .env cannot be read to blot out its keys"
 
 
 def _console(*, stderr: bool, quiet: bool = False) -> Console:
@@ -261,7 +208,7 @@ def run_scenario(
     _print_rehearsal(outcome)
     cli_history.push(outcome.report, outcome.out)
     if outcome.verdict.interrupted:
-        _complain(Interrupted("Interrupted before the end of the load.", hint=opening.removal_hint(outcome.run)))
+        complain(Interrupted("Interrupted before the end of the load.", hint=opening.removal_hint(outcome.run)))
     raise typer.Exit(int(outcome.verdict.exit_code))
 
 
