@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from provision.errors import ApiError
 from provision.fixtures import ids
-from provision.fixtures.ids import Range
+from provision.fixtures.ids import Id, Range
 from provision.fixtures.manifest import Manifest
 from provision.gateway import BatchTooLarge, Filter, Gateway, among, chunks
 from provision.gateway.pace import Pace
-from provision.gateway.scope import Foreign, Scope, Slice, open_scope
+from provision.gateway.scope import Foreign, Scope, open_scope
 
 FIRST = 2_000
 """Rows of the first delete; as many more as pay follow."""
@@ -114,14 +114,16 @@ class _Emptying:
 
     def run(self) -> str:
         """Delete; the API's words when it refused."""
+        key, kept = self.scope.keys.get(self.table), self.scope.kept.get(self.table, set())
         for part in self.scope.slices[self.table]:
-            if part.column == self.scope.keys.get(self.table) and part.ranges:
-                kept = self.scope.kept.get(self.table, ())
+            if part.column == key and part.ranges:
                 self._spans(part.column, (rest for own in part.ranges for rest in ids.without(own, kept)))
-            elif self.table in self.scope.kept or part.of:
-                self._by_keys(part)
+            elif key is not None and (kept or part.of):
+                self._by_values(key, (value for value in self.scope.values(part, key) if value not in kept))
             else:
                 self._spans(part.column, part.ranges)
+                for above in part.of:
+                    self._by_values(part.column, self.scope.values(above, self.scope.key(above.table)))
         return self.why
 
     def _spans(self, column: str, spans: Iterable[Range]) -> None:
@@ -134,15 +136,12 @@ class _Emptying:
             if not self._delete(next(among(column, now)), rows) and rows > 1:
                 pending += ids.take(now, rows // 2)[::-1]
 
-    def _by_keys(self, part: Slice) -> None:
-        """Delete the rows of a slice but for those that are kept, by their keys."""
-        key = self.scope.keys[self.table]
-        kept = self.scope.kept.get(self.table, set())
-        keys = [value for value in self.scope.values(part, key) if value not in kept]
-        pending = list(chunks(keys))
+    def _by_values(self, column: str, values: Iterable[Id]) -> None:
+        """Delete the rows whose column holds one of some values."""
+        pending = list(chunks(list(values)))
         while pending and self.refused < MOST_REFUSED:
             now = pending.pop()
-            if not self._delete((Filter(key, "in", now),), len(now)) and len(now) > 1:
+            if not self._delete((Filter(column, "in", now),), len(now)) and len(now) > 1:
                 half = len(now) // 2
                 pending += [now[half:], now[:half]]
 

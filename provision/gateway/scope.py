@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
 
+from provision.errors import TargetError
 from provision.fixtures import ids
 from provision.fixtures.ids import Id, Range
 from provision.fixtures.manifest import Manifest
@@ -20,6 +21,8 @@ from provision.gateway import Filter, Gateway, among, chunks, ownership
 from provision.gateway.ownership import Doubt
 
 Where = tuple[Filter, ...]
+FEW = 8
+"""Ranges that a request can leave out beside its other conditions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,8 @@ class Foreign(NamedTuple):
 @dataclass(slots=True)
 class Scope:
     """The slices of a run by table, children first, the keys of ours that must stay, by table, and the tables of which
-    nobody can tell what in them is ours: those have no slices."""
+    nobody can tell what in them is ours: those have no slices. A table that the app writes into need not have a single
+    key (`keys`), unless some of its rows must be told from others of them."""
 
     gateway: Gateway
     schema: Schema
@@ -62,21 +66,43 @@ class Scope:
     def count(self, table: str) -> int:
         """How many rows of ours a table holds, each counted once though several slices may hold it."""
         parts = self.slices[table]
-        if len(parts) > 1:
+        if len(parts) > 1 and table in self.keys:
             return len({key for part in parts for key in self.values(part, self.keys[table])})
-        return sum(self.gateway.count(table, where) for part in parts for where in self.where(part))
+        return sum(
+            self.gateway.count(table, (*where, *self._besides(table, parts[:before])))
+            for before, part in enumerate(parts)
+            for where in self.where(part)
+        )
+
+    def key(self, table: str) -> str:
+        """The column by which the rows of a table are told apart; TargetError where there is none."""
+        if table not in self.keys:
+            raise TargetError(
+                f"{table} has no key of one column by which its rows could be told apart, and some may have to stay.",
+                hint=f"Give {table} such a key, or delete its rows that are the run's by hand, and run this again.",
+            )
+        return self.keys[table]
+
+    def _besides(self, table: str, parts: Sequence[Slice]) -> list[Filter]:
+        """The conditions under which a row is in none of some slices; TargetError where they would not fit a URL."""
+        outside = _outside(parts)
+        if len(outside) > FEW or any(part.of for part in parts):
+            self.key(table)
+        return outside
 
     def where(self, part: Slice) -> Iterator[Where]:
         """The conditions under which rows belong to a slice, each row meeting one of them."""
         yield from among(part.column, part.ranges)
         for above in part.of:
-            for keys in chunks(self.values(above, self.keys[above.table])):
+            for keys in chunks(self.values(above, self.key(above.table))):
                 yield (Filter(part.column, "in", keys),)
 
     def values(self, part: Slice, column: str) -> Iterator[Any]:
-        """A column's values in the rows of a slice."""
+        """A column's values in the rows of a slice; where its table has no single key, the column must be unique."""
+        key = self.keys.get(part.table)
+        there = () if key else (Filter(column, "has", True),)
         for where in self.where(part):
-            for row in self.gateway.select(part.table, [column], where, key=self.keys[part.table]):
+            for row in self.gateway.select(part.table, [column], (*where, *there), key=key or column):
                 yield row[column]
 
     def foreign(self, table: str) -> list[Foreign]:
@@ -111,8 +137,10 @@ class Scope:
     def _strangers(self, child: str, column: str, part: Slice, referenced: str) -> Iterator[Foreign]:
         """The rows of a table that point into a slice and are in none of ours."""
         ours = self.slices.get(child, ())
-        outside = [Filter(own.column, "outside", (some.low, some.high)) for own in ours for some in own.ranges]
-        few = len(outside) <= 8  # more would not fit a URL: then rows are told apart here
+        outside = _outside(ours)
+        few = len(outside) <= FEW  # more would not fit a URL: then rows are told apart here
+        if any(own.column != column and (own.of or not few) for own in ours):
+            self.key(child)  # those with the same value may be ours and others'
         single = self.schema.tables[child].key
         key = single.name if single else self.keys.get(child, column)
         wanted = sorted({column, key, *(own.column for own in ours)})
@@ -139,8 +167,8 @@ class Scope:
         if ids.place(part.ranges, value) is not None:
             return True
         for above in part.of:
-            where = [Filter(self.keys[above.table], "eq", value)]
-            rows = self.gateway.select(above.table, [above.column], where, key=self.keys[above.table])
+            key = self.key(above.table)
+            rows = self.gateway.select(above.table, [above.column], [Filter(key, "eq", value)], key=key)
             if any(self._holds(above, row) for row in rows):
                 return True
         return False
@@ -151,7 +179,7 @@ class Scope:
         for row in blockers:
             values.setdefault((row.table, row.column), set()).add(row.value)
         pointed = {(child, column): referenced for child, column, referenced in self._references(table)}
-        key = self.keys[table]
+        key = self.key(table)
         for reference, some in values.items():
             if pointed[reference] == key:
                 self.kept.setdefault(table, set()).update(some)
@@ -162,6 +190,8 @@ class Scope:
 
     def _keep_parents(self, table: str) -> None:
         """Keep the rows of ours that kept ones hang on."""
+        if not self.kept.get(table):
+            return
         columns = {
             column.name: (column.references[0], column.references[1])
             for column in self.schema.tables[table].columns.values()
@@ -170,11 +200,16 @@ class Scope:
         columns |= {c: (p, self.keys[p]) for (t, c), p in self.parents.items() if t == table and c not in columns}
         above = {c: ref for c, ref in columns.items() if ref[0] in self.slices and ref[0] != table}
         key = self.keys[table]
-        for chunk in chunks(self.kept.get(table, ()) if above else ()):
+        for chunk in chunks(self.kept[table] if above else ()):
             for row in self.gateway.select(table, list(above), [Filter(key, "in", chunk)], key=key):
                 for column, (parent, _) in above.items():
                     if row[column] is not None:
                         self._keep(parent, [Foreign(table, row[key], column, parent, row[column])])
+
+
+def _outside(parts: Sequence[Slice]) -> list[Filter]:
+    """The conditions under which a row is in none of some slices' ranges."""
+    return [Filter(part.column, "outside", (some.low, some.high)) for part in parts for some in part.ranges]
 
 
 def open_scope(gateway: Gateway, manifest: Manifest) -> Scope:

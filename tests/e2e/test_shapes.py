@@ -270,3 +270,24 @@ def test_what_the_app_changed_and_a_trigger_rewrote_does_not_stop_a_teardown(
     torn = place.run("teardown")
     assert torn.code == 0, torn
     assert rows(bare, sql) == before
+
+
+def test_logs_without_a_key_of_one_column_are_emptied_of_what_the_app_wrote_about_a_run(
+    bare: Stack, sql: Sql, tmp_path: Path
+) -> None:
+    logs = """
+        create table turns (pass_id bigint not null references passes, n int not null, primary key (pass_id, n));
+        create table whispers (pass_id bigint not null references passes, words text);
+    """
+    named = dedent(BIGINT.recipe) + "written_by_app: {turns: pass_id, whispers: pass_id}\n"
+    place = prepare(bare, sql, Shape("", BIGINT.ddl + logs, named, {}, BIGINT.strangers), tmp_path / "here")
+    sql(bare, "insert into turns select id, 1 from passes; insert into whispers select id, 'theirs' from passes")
+    before = rows(bare, sql)
+    assert place.run("seed", "recipe.yaml").code == 0
+    ours = "from passes where code <> 'theirs'"
+    sql(bare, f"insert into turns select id, n {ours.replace(' where', ', generate_series(1, 120) n where')}")
+    sql(bare, f"insert into whispers select id, 'ours' {ours}")
+    dry, torn = place.run("teardown", "--dry-run"), place.run("teardown")
+    assert (dry.code, torn.code) == (0, 0), torn
+    assert dict(re.findall(r"(turns|whispers) +(\S+) found", dry.out)) == {"turns": "1,320", "whispers": "11"}, dry
+    assert rows(bare, sql) == before

@@ -1,0 +1,127 @@
+"""What belongs to a run in tables that are shaped as the app's are: without a key, as views, filled by others."""
+
+import json
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemas
+
+from provision.errors import TargetError
+from provision.fixtures import manifest, plan, recipe
+from provision.fixtures.manifest import AppTable, Manifest
+from provision.fixtures.schema import from_openapi
+from provision.gateway import removal, scope, seeding
+from provision.gateway.memory import MemoryGateway
+from provision.gateway.removal import Removal
+
+TABLES = {
+    "events": {"id": "uuid! = pk", "name": "text!"},
+    "tickets": {"id": "uuid! = pk", "event_id": "uuid! >events", "code": "text!"},
+    "scans": {"ticket_id": "uuid! pk >tickets", "gate": "integer! pk", "event_id": "uuid >events", "mark": "uuid"},
+    "audit": {"ticket_id": "uuid! >tickets", "note": "text"},
+    "remarks": {"id": "bigint! = pk", "scan": "uuid"},
+}
+RECIPE = """
+name: t
+tables:
+  events: {values: {name: "Night {run}-{n}"}}
+  tickets: {rows: tickets, values: {code: "T-{run}-{n:05}"}}
+tickets: {table: tickets, event: event_id}
+"""
+RUN = "20260601-200000-abcde"
+Tables = dict[str, dict[str, str]]
+
+
+def ignore(*_: object) -> None:
+    pass
+
+
+def opened(tables: Tables = TABLES, kind: type[MemoryGateway] = MemoryGateway) -> MemoryGateway:
+    return kind(from_openapi(schemas.openapi(tables)))
+
+
+def seed(gateway: MemoryGateway, text: str = RECIPE) -> Manifest:
+    parsed, document = recipe.parse(Path("t.yaml"), text)
+    planned = plan.build(parsed, document, gateway.schema(), RUN, date(2026, 6, 1), 12)
+    lines: list[Mapping[str, Any]] = [manifest.announce(planned, created="", target="", schema="public", versions={})]
+    seeding.fill(gateway, planned, lines.append, ignore)
+    return manifest.read(json.loads(json.dumps(lines)))
+
+
+def written_by_app(*entries: str) -> str:
+    return RECIPE + f"written_by_app: {{{', '.join(entries)}}}\n"
+
+
+def keys(gateway: MemoryGateway, table: str) -> list[Any]:
+    return [row["id"] for row in gateway.rows[table].values()]
+
+
+def put(gateway: MemoryGateway, table: str, *rows: dict[str, Any]) -> None:
+    """Rows in a table that may have no key."""
+    there = gateway.rows[table]
+    there |= {len(there) + n: row for n, row in enumerate(rows)}
+
+
+def remove(gateway: MemoryGateway, owned: Manifest) -> Removal:
+    return removal.remove(gateway, owned, ignore)
+
+
+def accounts(done: Removal) -> dict[str, tuple[int, int, int]]:
+    return {account.table: (account.found, account.removed, account.left) for account in done.accounts}
+
+
+@pytest.mark.parametrize("table", ["scans", "audit"])
+def test_rows_that_the_app_wrote_into_a_table_without_a_single_key_are_counted_and_removed(table: str) -> None:
+    gateway = opened()
+    owned = seed(gateway, written_by_app(f"{table}: ticket_id"))
+    put(gateway, table, *({"ticket_id": key, "gate": 1} for key in keys(gateway, "tickets")[:5]))
+    put(gateway, table, {"ticket_id": "theirs", "gate": 1})
+    assert accounts(removal.survey(gateway, owned))[table] == (5, 0, 5)
+    assert accounts(remove(gateway, owned)) == {table: (5, 5, 0), "tickets": (13, 13, 0), "events": (1, 1, 0)}
+    assert [row["ticket_id"] for row in gateway.rows[table].values()] == ["theirs"]
+
+
+def test_a_row_of_a_keyless_table_that_two_of_its_columns_make_ours_is_counted_once() -> None:
+    gateway = opened()
+    owned = seed(gateway, written_by_app("scans: ticket_id"))
+    both = (*owned.written_by_app, AppTable("scans", "event_id", "events"))
+    event = keys(gateway, "events")[0]
+    put(gateway, "scans", {"ticket_id": "gone", "gate": 1, "event_id": event})
+    put(gateway, "scans", *({"ticket_id": key, "gate": 1, "event_id": event} for key in keys(gateway, "tickets")[:5]))
+    done = remove(gateway, manifest.rebuilt(RUN, "", "", owned.tables, both, owned.parents))
+    assert accounts(done)["scans"] == (6, 6, 0)
+    assert gateway.rows["scans"] == {}
+
+
+def test_rows_of_a_keyless_table_by_way_of_another_table_of_the_apps_are_removed() -> None:
+    tables = {
+        **TABLES,
+        "logs": {"remark": "bigint >remarks"},
+        "remarks": {"id": "bigint! = pk", "scan": "uuid >tickets"},
+    }
+    gateway = opened(tables)
+    owned = seed(gateway, written_by_app("remarks: scan", "logs: remark"))
+    gateway.rows["remarks"] = {n: {"id": n, "scan": key} for n, key in enumerate(keys(gateway, "tickets"))}
+    put(gateway, "logs", {"remark": 3}, {"remark": 3}, {"remark": 4}, {"remark": 99})
+    assert accounts(remove(gateway, owned))["logs"] == (3, 3, 0)
+    assert list(gateway.rows["logs"].values()) == [{"remark": 99}]
+
+
+def test_a_row_of_others_on_one_without_a_single_key_is_a_sentence_and_nothing_of_that_table_goes() -> None:
+    remark = {"id": "bigint! = pk", "scan": "uuid"}
+    schema = schemas.openapi({**TABLES, "remarks": remark})
+    schema["definitions"]["remarks"]["properties"]["scan"]["description"] = "<fk table='scans' column='mark'/>"
+    gateway = MemoryGateway(from_openapi(schema))
+    owned = seed(gateway, written_by_app("scans: ticket_id"))
+    put(gateway, "scans", {"ticket_id": keys(gateway, "tickets")[0], "gate": 1, "mark": "m"})
+    put(gateway, "scans", {"ticket_id": keys(gateway, "tickets")[1], "gate": 1, "mark": None})
+    gateway.rows["remarks"][1] = {"id": 1, "scan": "m"}
+    [unnamed] = scope.open_scope(gateway, owned).unnamed()
+    assert str(unnamed) == "remarks 1 references scans m by scan"
+    for attempt in (removal.survey, lambda *of: removal.remove(*of, ignore)):
+        with pytest.raises(TargetError, match="scans has no key of one column"):
+            attempt(gateway, owned)
+    assert (len(gateway.rows["scans"]), len(gateway.rows["tickets"])) == (2, 13)
