@@ -76,10 +76,11 @@ class RunDir:
                 return RunDir(path)
 
     def append(self, name: str, record: dict[str, Any]) -> None:
-        """Add one JSON line and force it to the disk before returning, and with its first line the file itself."""
+        """Add one JSON line and force it to the disk before returning, and with its first line the file itself; what is
+        left of a line that a crash or a full disk cut short goes first."""
         try:
-            new = not (self.path / name).exists()
-            with (self.path / name).open("ab") as file:
+            with (self.path / name).open("a+b") as file:
+                new = _cut_torn(file) == 0
                 file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -123,6 +124,16 @@ class RunDir:
                 yield file
         except OSError as error:
             raise disk_error(self.path / name, error) from None
+
+
+def _cut_torn(file: IO[bytes]) -> int:
+    """Cut off a last line that has no end; the bytes that stay."""
+    if end := file.seek(0, os.SEEK_END):
+        file.seek(end - 1)
+        if file.read() != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+    return file.seek(0, os.SEEK_END)
 
 
 def _sync(folder: Path) -> None:

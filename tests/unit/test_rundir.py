@@ -23,6 +23,15 @@ def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path: Path) -> None:
     assert folder.lines(MANIFEST) == [{"event": "plan"}]
 
 
+def test_a_line_after_one_that_was_cut_short_takes_its_place(tmp_path: Path) -> None:
+    folder = RunDir.create("r1", tmp_path)
+    for torn in (b'{"event":"pl', b'{"event":"ins', b'{"event":"\xc3'):
+        with (folder.path / MANIFEST).open("ab") as file:
+            file.write(torn)
+        folder.append(MANIFEST, {"event": "next"})
+    assert folder.lines(MANIFEST) == [{"event": "next"}] * 3
+
+
 def test_a_damaged_line_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     folder = RunDir.create("r1", tmp_path)
     (folder.path / MANIFEST).write_text("no json\n{}\n")
