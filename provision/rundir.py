@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -88,6 +89,24 @@ class RunDir:
                 _sync(folder)
         except OSError as error:
             raise disk_error(self.path / name, error) from None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep every other process from writing or removing the run; ConfigError when one does. The kernel lets go of
+        it when this process dies."""
+        try:
+            file = (self.path / MANIFEST).open("ab")
+        except OSError as error:
+            raise disk_error(self.path / MANIFEST, error) from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                words = f"Run {self.run} is being seeded or removed by another process."
+                raise ConfigError(words, hint="Wait for its end, or end it, and run this again.") from None
+            except OSError:  # a file system that has no locks: better without one than not at all
+                pass
+            yield
 
     def has(self, name: str) -> bool:
         """Whether a file is there."""

@@ -66,7 +66,9 @@ class Seeded:
 def seed(options: SeedOptions, watcher: Watcher) -> Seeded:
     """Seed what was asked for, or resume the run that was named."""
     if options.run is not None:
-        return resume(RunDir.open(options.run), watcher, dry_run=options.dry_run)
+        folder = RunDir.open(options.run)
+        with folder.held():
+            return resume(folder, watcher, dry_run=options.dry_run)
     with open_target(watcher) as target:
         return seed_target(options, target, watcher)
 
@@ -102,13 +104,14 @@ def seed_target(options: SeedOptions, target: Target, watcher: Watcher) -> Seede
             versions=versions(),
             files={"out": str(options.out.resolve()), "env": str(options.env.resolve()) if options.env else None},
         )
-        folder.append(MANIFEST, head)
-        _fill(planned, folder, gateway, target, watcher)
+        with folder.held():
+            folder.append(MANIFEST, head)
+            _fill(planned, folder, gateway, target, watcher)
     return Seeded(planned.run, identity(target), _counts(planned), options.out, why, written=True)
 
 
 def resume(folder: RunDir, watcher: Watcher, *, dry_run: bool = False) -> Seeded:
-    """Bring a seed that was interrupted to its end: the rows that are missing, then the files."""
+    """Bring a seed that was interrupted, its folder held, to its end: the rows that are missing, then the files."""
     from provision.fixtures import fakes, manifest, plan, recipe
 
     done = read_manifest(folder)

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -81,3 +83,34 @@ def test_an_unknown_run_is_an_error_that_names_the_known_ones(tmp_path: Path) ->
 def test_subfolders_are_numbered(tmp_path: Path) -> None:
     folder = RunDir.create("r1", tmp_path)
     assert [folder.subfolder("burst").path.name for _ in range(2)] == ["burst-1", "burst-2"]
+
+
+def test_a_run_that_is_held_is_refused_to_others_until_its_process_ends_or_dies(tmp_path: Path) -> None:
+    folder = RunDir.create("r1", tmp_path)
+    with folder.held(), pytest.raises(ConfigError, match="r1 is being seeded or removed"), folder.held():
+        pass
+    holding = (
+        "import sys; from provision.rundir import *\nwith RunDir(Path(sys.argv[1])).held(): print(flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holding, folder.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(ConfigError, match="another process"), folder.held():
+            pass
+        other.kill()
+        other.wait()
+        with folder.held():
+            folder.append(MANIFEST, {"event": "plan"})
+    assert folder.lines(MANIFEST) == [{"event": "plan"}]
+
+
+def test_the_first_line_of_a_held_run_forces_its_folders_to_the_disk_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, forced = RunDir.create("r1", tmp_path), list[int]()
+    monkeypatch.setattr(os, "fsync", forced.append)
+    with folder.held():
+        folder.append(MANIFEST, {})
+    assert len(forced) == 3
