@@ -252,27 +252,25 @@ def teardown(
     if find:
         _find(run, every=every, recipe=recipe, dry_run=dry_run, quiet=quiet)
         return
-    result = removing.teardown(run, every=every, dry_run=dry_run, watcher=_live(quiet))
-    if not result.runs:
+    result = removing.teardown(run, every=every, dry_run=dry_run, watcher=_live(quiet), show=_print_torn_down)
+    if not (result.runs or result.failed):
         typer.echo("nothing to remove: every run of this folder is clean")
-    for done in result.runs:
-        _print_torn_down(done)
     result.check()
 
 
 def _find(run: str | None, *, every: bool, recipe: str, dry_run: bool, quiet: bool) -> None:
     from provision import removing
 
-    def show(orphan: Orphan) -> None:
+    def say(orphan: Orphan) -> None:
         typer.echo(f"found run {orphan.run} in {', '.join(orphan.tables)}")
 
-    found = removing.find(run, every=every, recipe=recipe, dry_run=dry_run, watcher=_live(quiet), show=show)
+    found = removing.find(
+        run, every=every, recipe=recipe, dry_run=dry_run, watcher=_live(quiet), found=say, show=_print_torn_down
+    )
     if not found.orphans:
         typer.echo(f"no run stands in the database of {found.target}")
-    elif not found.removed.runs:
+    elif not (found.removed.runs or found.removed.failed):
         typer.echo("remove one with: provision teardown --find --run RUN, or all of them with --all")
-    for done in found.removed.runs:
-        _print_torn_down(done)
     found.removed.check()
 
 

@@ -92,9 +92,19 @@ def same_target(recorded: str, target: Target, what: str) -> None:
 
 
 def read_manifest(folder: RunDir) -> Manifest:
+    """The manifest of a run; ConfigError names its file when it is damaged or of another format."""
     from provision.fixtures import manifest
 
-    return manifest.read(folder.lines(MANIFEST))
+    lines, path = folder.lines(MANIFEST), folder.path / MANIFEST
+    hint = (
+        f"What is left of the run goes with: provision teardown --find --run {folder.run}; then delete {folder.path}."
+    )
+    try:
+        return manifest.read(lines)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}", hint=hint) from None
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        raise ConfigError(f"{path} is damaged: it has lines that no manifest has.", hint=hint) from None
 
 
 @contextmanager
