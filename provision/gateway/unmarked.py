@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -18,7 +18,7 @@ from provision.fixtures.ids import Range, Recorded
 from provision.fixtures.plan import Plan
 from provision.fixtures.schema import Column, Table
 from provision.fixtures.tables import TablePlan
-from provision.gateway import Gateway, among
+from provision.gateway import Gateway, Row, among
 
 FEWEST = 10
 """So many rows that all look as the run's would are nobody's coincidence."""
@@ -26,6 +26,7 @@ UNBROKEN = 100
 """So many from the first on, in the order of their keys, are the run's though its last ones are missing."""
 DOUBLE = "there are more that look the same than the run made"
 Look = tuple[Any, ...]
+Plain = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,11 @@ def tell(gateway: Gateway, schema: Table, plan: Plan, table: TablePlan, parents:
     """Which rows that hang on `parents` are those that `plan` would make; the ids of the parents' rows are recorded in
     the plan."""
     assert table.trace is not None  # noqa: S101 - the database makes the keys
-    expected, columns = _expected(plan, table, schema)
+    expected, plain = _expected(plan, table, schema)
     there: dict[Look, list[int]] = {}
-    for where in among(table.trace.column, parents):
-        for row in gateway.select(table.table, columns, where, key=table.key):
-            look = tuple(_PLAIN[schema.columns[name].kind](row[name]) for name in columns)
-            there.setdefault(look, []).append(int(row[table.key]))
+    for where in among(table.trace.column, parents) if expected else ():
+        for row in gateway.select(table.table, list(plain), where, key=table.key):
+            there.setdefault(_look(row, plain), []).append(int(row[table.key]))
     return _told(expected, {look: sorted(there[look]) for look in expected if look in there})
 
 
@@ -89,21 +89,26 @@ def _unbroken(own: Mapping[int, int]) -> bool:
     return len(own) >= UNBROKEN and max(own) + 1 == len(own) and keys == sorted(keys)
 
 
-def _expected(plan: Plan, table: TablePlan, schema: Table) -> tuple[dict[Look, list[int]], list[str]]:
-    """The looks of the rows that the plan makes, with their ordinals, and the columns that make up a look: those that
-    can be compared, without what an app changes (flags, states, a text that is the same in every row)."""
+def _expected(plan: Plan, table: TablePlan, schema: Table) -> tuple[dict[Look, list[int]], dict[str, Plain]]:
+    """The looks of the rows that the plan makes, with their ordinals, and the columns that make up a look, each with
+    the form in which it is compared: without what an app changes (flags, states, a text that is the same in every
+    row)."""
     made = [plan_row for n in range(table.rows) if (plan_row := _row(plan, table, n)) is not None]
-    columns = []
+    plain: dict[str, Plain] = {}
     for name in table.makers:
-        column = schema.columns[name]
-        constant = column.is_text and name not in table.parents and len({row[name] for _, row in made}) == 1
-        if not column.enum and not constant and all(_comparable(column, row[name]) for _, row in made):
-            columns.append(name)
+        column, values = schema.columns[name], [row[name] for _, row in made]
+        constant = column.is_text and name not in table.parents and len(set(values)) == 1
+        form = None if column.enum or constant else _form(column, values)
+        if form is not None:
+            plain[name] = form
     found: dict[Look, list[int]] = {}
     for ordinal, row in made:
-        look = tuple(_PLAIN[schema.columns[name].kind](row[name]) for name in columns)
-        found.setdefault(look, []).append(ordinal)
-    return found, columns
+        found.setdefault(_look(row, plain), []).append(ordinal)
+    return found, plain
+
+
+def _look(row: Row, plain: Mapping[str, Plain]) -> Look:
+    return tuple(None if row[name] is None else form(row[name]) for name, form in plain.items())
 
 
 def _row(plan: Plan, table: TablePlan, ordinal: int) -> tuple[int, dict[str, Any]] | None:
@@ -114,29 +119,45 @@ def _row(plan: Plan, table: TablePlan, ordinal: int) -> tuple[int, dict[str, Any
         return None
 
 
-def _comparable(column: Column, value: Any) -> bool:
+def _form(column: Column, values: Sequence[Any]) -> Plain | None:
+    """The form in which a column's values are the same whoever writes them; None when not all of them can be read."""
+    given = [value for value in values if value is not None]
     try:
-        _PLAIN[column.kind](value)
+        if column.kind not in _TIMES:
+            form = _PLAIN[column.kind]
+            for value in given:
+                form(value)
+            return form
+        times = [datetime.fromisoformat(str(value)) for value in given]
     except (KeyError, ValueError, InvalidOperation):
-        return False
-    return True
+        return None
+    zoned = column.kind == "timestamp with time zone" and any(time.tzinfo for time in times)
+    return _instant if zoned else _clock
 
 
-def _or_none(plain: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else plain(value)
+def _instant(value: Any) -> datetime | str:
+    """A time that says its zone, as one of UTC; one that Python does not know (infinity, BC) as its text."""
+    try:
+        time = datetime.fromisoformat(str(value))
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except (OverflowError, ValueError):
+        return str(value)
 
 
-def _moment(value: Any) -> datetime:
-    """A time as the database stores it: one without a zone is taken as it stands."""
-    return datetime.fromisoformat(str(value)).replace(tzinfo=None)
+def _clock(value: Any) -> datetime | str:
+    """A time as a clock in its zone shows it: that is how a database takes one that says none."""
+    try:
+        return datetime.fromisoformat(str(value)).replace(tzinfo=None)
+    except ValueError:
+        return str(value)
 
 
-_PLAIN: Mapping[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("smallint", "integer", "bigint", "int2", "int4", "int8"), _or_none(int)),
-    **dict.fromkeys(("numeric", "real", "double precision"), _or_none(lambda value: Decimal(str(value)))),
-    **dict.fromkeys(("text", "character varying", "varchar", "citext", "name", "uuid", "date"), _or_none(str)),
-    **dict.fromkeys(("character", "bpchar"), _or_none(lambda value: str(value).rstrip())),
-    **dict.fromkeys(("timestamp with time zone", "timestamp without time zone"), _or_none(_moment)),
+_TIMES = ("timestamp with time zone", "timestamp without time zone")
+_PLAIN: Mapping[str, Plain] = {
+    **dict.fromkeys(("smallint", "integer", "bigint", "int2", "int4", "int8"), int),
+    **dict.fromkeys(("numeric", "real", "double precision"), lambda value: Decimal(str(value))),
+    **dict.fromkeys(("text", "character varying", "varchar", "citext", "name", "uuid", "date"), str),
+    **dict.fromkeys(("character", "bpchar"), lambda value: str(value).rstrip()),
 }
 
 
