@@ -16,11 +16,14 @@ from provision.fixtures.recipe import Recipe
 from provision.fixtures.schema import Schema, Table
 from provision.fixtures.tables import TablePlan
 from provision.gateway import BatchTooLarge, Filter, Gateway, among, unmarked
+from provision.gateway.scope import is_view
 from provision.gateway.unmarked import Told, Unclear
 from provision.target import Target
 from provision.yamlfile import Document
 
 _LAST = (1 << 48) - 1
+_RUN = re.compile(f"(?i){fakes.RUN.pattern}")
+"""A run's id, in small letters or not: a trigger may keep texts in capitals."""
 _NO_RECIPE = "they name the run, but not as this recipe does: give the one that it was seeded with, --recipe FILE"
 
 
@@ -48,13 +51,13 @@ def _named(gateway: Gateway, table: Table, column: str) -> Iterator[str]:
     known: list[Filter] = []
     while True:
         try:
-            text = gateway.last(table.name, column, [Filter(column, "match", fakes.RUN.pattern), *known])
+            text = gateway.last(table.name, column, [Filter(column, "match", _RUN.pattern), *known])
         except BatchTooLarge:  # a table too large to read through: a run is named in smaller ones as well
             return
-        found = fakes.RUN.search(str(text)) if text is not None else None
+        found = _RUN.search(str(text)) if text is not None else None
         if found is None:
             return
-        yield found[0]
+        yield found[0].lower()
         known.append(Filter(column, "lacks", found[0]))
 
 
@@ -79,7 +82,7 @@ def lost(gateway: Gateway, schema: Schema, orphan: Orphan, recipe: Recipe, docum
         for t in tables
         if t.table in told and told[t.table].own
     ]
-    owned = (*chosen, *numbered)
+    owned = (*(one for one in chosen if not _repeats(schema, one, chosen)), *numbered)
     names = {one.table for one in owned}
     unclear = [Unclear(name, t.unclear, t.why, len(t.unclear)) for name, t in told.items() if t.unclear]
     nameless = [
@@ -143,7 +146,7 @@ def _numbered(gateway: Gateway, schema: Schema, planned: Plan, chosen: list[Owne
 def _naming(gateway: Gateway, schema: Schema, table: str, run: str) -> int:
     """How many rows of a table name a run in some text."""
     texts = [column.name for column in schema.tables[table].columns.values() if column.is_text]
-    return max(gateway.count(table, [Filter(column, "match", run)]) for column in texts)
+    return max(gateway.count(table, [Filter(column, "match", f"(?i){run}")]) for column in texts)
 
 
 def app_tables(recipe: Recipe, schema: Schema) -> list[AppTable]:
@@ -171,11 +174,17 @@ def _chosen(gateway: Gateway, table: Table, run: str) -> OwnedTable | None:
     return OwnedTable(table.name, key.name, rows, (IdRange(run, number, 0, rows),))
 
 
+def _repeats(schema: Schema, one: OwnedTable, chosen: list[OwnedTable]) -> bool:
+    """Whether what looks owned is a view of a table that is owned: its keys are those of the same rows."""
+    bases = [other.ranges[0].low for other in chosen if not is_view(schema.tables[other.table])]
+    return is_view(schema.tables[one.table]) and one.ranges[0].low in bases
+
+
 def _marked(gateway: Gateway, run: str, table: TablePlan) -> Told:
-    """The rows whose keys the database made and that have the very text which the recipe gives them."""
+    """The rows whose keys the database made and that have the very text which the recipe gives them, in any case."""
     assert table.trace is not None  # noqa: S101 - the database makes the keys
     column, template = table.trace.column, table.trace.template or ""
-    pattern = fakes.pattern(template, run)
+    pattern = f"(?i){fakes.pattern(template, run)}"
     found: dict[int, list[int]] = {}
     for row in gateway.select(table.table, [table.key, column], [Filter(column, "match", pattern)], key=table.key):
         if number := re.fullmatch(pattern, row[column]):
