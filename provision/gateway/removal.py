@@ -20,8 +20,8 @@ MOST_REFUSED = 64
 """Rows that are found one by one when the database refuses to delete them; a table with more is given up."""
 ROUNDS = 2
 """A statement of a killed seed may still be running when the first round begins."""
-_STAYS = ("23", "P0")
-"""What a foreign key, a check or a trigger says: the row stays, others may go."""
+_STAYS = ("23", "P0", "55000")
+"""What a foreign key, a check, a trigger or a view says: the row stays, others may go."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from provision.errors import TargetError
 from provision.fixtures import ids
 from provision.fixtures.ids import Id, Range
 from provision.fixtures.manifest import Manifest
-from provision.fixtures.schema import Schema
+from provision.fixtures.schema import Schema, Table
 from provision.gateway import Filter, Gateway, among, chunks, ownership
 from provision.gateway.ownership import Doubt
 
@@ -136,7 +136,7 @@ class Scope:
 
     def _strangers(self, child: str, column: str, part: Slice, referenced: str) -> Iterator[Foreign]:
         """The rows of a table that point into a slice and are in none of ours."""
-        ours = self.slices.get(child, ())
+        ours = self.slices.get(child) or self._repeated(child, part.table)
         outside = _outside(ours)
         few = len(outside) <= FEW  # more would not fit a URL: then rows are told apart here
         if any(own.column != column and (own.of or not few) for own in ours):
@@ -148,6 +148,18 @@ class Scope:
             for row in self.gateway.select(child, wanted, [*where, *(outside if few else ())], key=key):
                 if not any(self._holds(own, row) for own in ours):
                     yield Foreign(child, row[key] if key != column else None, column, part.table, row[column])
+
+    def _repeated(self, child: str, parent: str) -> tuple[Slice, ...]:
+        """The rows of a view that are, while they are there, rows of ours in a table which has the same parent."""
+        view = self.schema.tables[child]
+        if view.key is None or not is_view(view):
+            return ()
+        found = []
+        for table in dict.fromkeys(child for child, _, _ in self._references(parent) if child in self.slices):
+            [part, *_], key = self.slices[table], self.schema.tables[table].key
+            if key and part.column == key.name and key.kind == view.key.kind and self.count(table):
+                found.append(Slice(child, view.key.name, part.ranges))
+        return tuple(found)
 
     def _pointing(self, child: str, column: str, part: Slice, referenced: str) -> Iterator[Where]:
         """The conditions under which a row points into a slice."""
@@ -205,6 +217,11 @@ class Scope:
                 for column, (parent, _) in above.items():
                     if row[column] is not None:
                         self._keep(parent, [Foreign(table, row[key], column, parent, row[column])])
+
+
+def is_view(table: Table) -> bool:
+    """Whether something with a key is a view, of whose columns the API says that none is required."""
+    return table.key is not None and not table.key.required
 
 
 def _outside(parts: Sequence[Slice]) -> list[Filter]:

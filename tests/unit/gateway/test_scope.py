@@ -1,7 +1,7 @@
 """What belongs to a run in tables that are shaped as the app's are: without a key, as views, filled by others."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import schemas
 
-from provision.errors import TargetError
+from provision.errors import ApiError, TargetError
 from provision.fixtures import manifest, plan, recipe
 from provision.fixtures.manifest import AppTable, Manifest
 from provision.fixtures.schema import from_openapi
-from provision.gateway import removal, scope, seeding
+from provision.gateway import Filter, removal, scope, seeding
 from provision.gateway.memory import MemoryGateway
 from provision.gateway.removal import Removal
 
@@ -125,3 +125,64 @@ def test_a_row_of_others_on_one_without_a_single_key_is_a_sentence_and_nothing_o
         with pytest.raises(TargetError, match="scans has no key of one column"):
             attempt(gateway, owned)
     assert (len(gateway.rows["scans"]), len(gateway.rows["tickets"])) == (2, 13)
+
+
+# -- views
+
+
+SHOWING = {**TABLES, "details": {"id": "uuid pk", "event_id": "uuid >events", "code": "text"}}
+
+
+class Showing(MemoryGateway):
+    """`details` is a view of tickets, as PostgREST describes one; `hidden` are rows that it shows of another table."""
+
+    hidden: tuple[dict[str, Any], ...] = ()
+
+    def _table(self, name: str) -> dict[Any, dict[str, Any]]:
+        if name != "details":
+            return super()._table(name)
+        return {row["id"]: row for row in (*self.rows["tickets"].values(), *self.hidden)}
+
+    def delete(self, table: str, where: Sequence[Filter]) -> int:
+        if table == "details":
+            raise ApiError('cannot delete from view "details" (55000)', sqlstate="55000", status=500)
+        return super().delete(table, where)
+
+
+@pytest.mark.parametrize("kind", ["uuid", "bigint"])
+def test_a_view_that_shows_rows_of_ours_is_not_taken_for_others_rows(kind: str) -> None:
+    numbered = {**SHOWING["tickets"], "id": f"{kind}! = pk"}
+    gateway = opened({**SHOWING, "tickets": numbered, "details": {**SHOWING["details"], "id": f"{kind} pk"}}, Showing)
+    owned = seed(gateway)
+    assert scope.open_scope(gateway, owned).unnamed() == []
+    assert removal.survey(gateway, owned).foreign == []
+    assert accounts(remove(gateway, owned)) == {"tickets": (13, 13, 0), "events": (1, 1, 0)}
+
+
+class Cascading(Showing):
+    """The hidden table's rows go with the events that they hang on, and nothing refuses that."""
+
+    def delete(self, table: str, where: Sequence[Filter]) -> int:
+        if table == "events":
+            gone = {row["id"] for row in self._matching(table, where)}
+            self.hidden = tuple(row for row in self.hidden if row["event_id"] not in gone)
+        return super().delete(table, where)
+
+
+@pytest.mark.parametrize("key", [5, 99])
+def test_a_row_of_others_that_only_a_view_shows_keeps_what_it_hangs_on(key: int) -> None:
+    numbered = {**SHOWING["tickets"], "id": "bigint! = pk"}
+    gateway = opened({**SHOWING, "tickets": numbered, "details": {**SHOWING["details"], "id": "bigint pk"}}, Cascading)
+    owned = seed(gateway)
+    event = keys(gateway, "events")[0]
+    gateway.hidden = ({"id": key, "event_id": event},)  # type: ignore[attr-defined]
+    done = remove(gateway, owned)
+    assert accounts(done) == {"tickets": (13, 13, 0), "events": (1, 0, 1)}
+    assert [str(row) for row in done.foreign] == [f"details {key} references events {event} by event_id"]
+
+
+def test_what_a_view_refuses_to_delete_does_not_keep_the_tables() -> None:
+    gateway = opened(SHOWING, Showing)
+    owned = seed(gateway, written_by_app("details: event_id"))
+    done = remove(gateway, owned)
+    assert accounts(done) == {"details": (13, 13, 0), "tickets": (13, 13, 0), "events": (1, 1, 0)}
