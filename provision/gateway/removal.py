@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from provision.errors import ApiError
 from provision.fixtures import ids
-from provision.fixtures.ids import Id, Range
+from provision.fixtures.ids import Id, NumberRange, Range
 from provision.fixtures.manifest import Manifest
 from provision.gateway import BatchTooLarge, Filter, Gateway, among, chunks
 from provision.gateway.pace import Pace
@@ -94,6 +95,16 @@ def _round(scope: Scope, found: dict[str, int], done: Done) -> tuple[list[Foreig
     return foreign, reasons
 
 
+def _without(parts: Iterable[Range], kept: Iterable[Id]) -> Iterator[Range]:
+    """Ranges of ids but for those that are kept; as there may be many of both, numbers are sorted and looked up."""
+    numbers = sorted(int(some) for some in kept if ids.NUMBER.fullmatch(str(some)))
+    for part in parts:
+        some: Iterable[Id] = kept
+        if isinstance(part, NumberRange):
+            some = numbers[bisect_left(numbers, part.low) : bisect_right(numbers, part.high)]
+        yield from ids.without(part, some)
+
+
 def _kept(scope: Scope, table: str) -> str:
     kept = len(scope.kept.get(table, ()))
     rows = "row of ours stays" if kept == 1 else "rows of ours stay"
@@ -117,7 +128,7 @@ class _Emptying:
         key, kept = self.scope.keys.get(self.table), self.scope.kept.get(self.table, set())
         for part in self.scope.slices[self.table]:
             if part.column == key and part.ranges:
-                self._spans(part.column, (rest for own in part.ranges for rest in ids.without(own, kept)))
+                self._spans(part.column, _without(part.ranges, kept))
             elif key is not None and (kept or part.of):
                 self._by_values(key, (value for value in self.scope.values(part, key) if value not in kept))
             else:

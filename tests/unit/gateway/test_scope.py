@@ -1,7 +1,7 @@
 """What belongs to a run in tables that are shaped as the app's are: without a key, as views, filled by others."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,13 @@ import pytest
 import schemas
 
 from provision.errors import ApiError, TargetError
-from provision.fixtures import manifest, plan, recipe
+from provision.fixtures import ids, manifest, plan, recipe
+from provision.fixtures.ids import Id, IdRange, NumberRange, Range, row_id
 from provision.fixtures.manifest import AppTable, Manifest
 from provision.fixtures.schema import from_openapi
 from provision.gateway import Filter, removal, scope, seeding
 from provision.gateway.memory import MemoryGateway
-from provision.gateway.removal import Removal
+from provision.gateway.removal import Removal, _without
 
 TABLES = {
     "events": {"id": "uuid! = pk", "name": "text!"},
@@ -186,3 +187,30 @@ def test_what_a_view_refuses_to_delete_does_not_keep_the_tables() -> None:
     owned = seed(gateway, written_by_app("details: event_id"))
     done = remove(gateway, owned)
     assert accounts(done) == {"details": (13, 13, 0), "tickets": (13, 13, 0), "events": (1, 1, 0)}
+
+
+# -- rows that are kept
+
+
+def test_ids_that_are_kept_are_left_out_of_every_range_whatever_the_order_of_these() -> None:
+    parts = [NumberRange(20, 5), NumberRange(1, 3), IdRange(RUN, 1, 0, 4)]
+    kept = {2, 20, 24, 99, row_id(RUN, 1, 0), row_id(RUN, 2, 1)}
+    assert list(_without(parts, kept)) == [
+        NumberRange(21, 3),
+        NumberRange(1, 1),
+        NumberRange(3, 1),
+        IdRange(RUN, 1, 1, 3),
+    ]
+
+
+def test_leaving_out_what_is_kept_looks_at_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    def count(part: Range, kept: Iterable[Id]) -> list[Range]:
+        looked.append(len(list(kept)))
+        return [part]
+
+    monkeypatch.setattr(ids, "without", count)
+    parts = [NumberRange(first, 10) for first in range(0, 1000, 20)]
+    assert list(_without(parts, set(range(0, 1000, 10)))) == parts
+    assert sum(looked) == len(parts)
