@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from provision import __version__, cli_history, cli_local
-from provision.cli_errors import command, complain, our_fault
+from provision.cli_errors import command, complain, our_fault, outlasting
 from provision.errors import ConfigError, Interrupted, ProvisionError
 
 SHOWN = 20
@@ -46,6 +46,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; 
 def main() -> NoReturn:
     """The `provision` command."""
     signal.signal(signal.SIGTERM, _terminated)
+    for name in ("stdout", "stderr"):
+        setattr(sys, name, outlasting(getattr(sys, name)))
     sys.exit(run(sys.argv[1:]))
 
 
@@ -125,9 +127,13 @@ def seed(
         str | None, typer.Option("--for", metavar="SCENARIO", help="Make as many tickets as this scenario can use.")
     ] = None,
     tickets: Annotated[int | None, typer.Option(min=1, help="How many tickets.")] = None,
-    out: Annotated[Path, typer.Option(help="Where the ticket file goes.")] = Path("test-tickets.json"),
+    out: Annotated[
+        Path | None, typer.Option(help="Where the ticket file goes.", show_default="test-tickets.json")
+    ] = None,
     env: Annotated[Path | None, typer.Option(help="Also write TEST_EVENT_ID and so on, for `source`.")] = None,
-    run: Annotated[str | None, typer.Option(help="Go on with a seed that was interrupted.")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Go on with a seed that was interrupted, as it was asked for.")
+    ] = None,
     dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
@@ -143,16 +149,16 @@ def seed(
     from provision import seeding
 
     options = seeding.SeedOptions(recipe, scenario, tickets, out, env, dry_run, run)
-    _print_seeded(seeding.seed(options, _live(quiet)), env)
+    _print_seeded(seeding.seed(options, _live(quiet)))
 
 
-def _print_seeded(seeded: Seeded, env: Path | None) -> None:
+def _print_seeded(seeded: Seeded) -> None:
     typer.echo(f"{'seeded' if seeded.written else 'would seed'} run {seeded.run} on {seeded.target}")
     for table, rows in seeded.counts.items():
         typer.echo(f"  {table:<20} {rows:>9,} rows")
     typer.echo(f"  {seeded.why}; one more ticket is kept for a race by hand")
     if seeded.written:
-        typer.echo(f"wrote {seeded.out}" + (f" and {env}" if env else ""))
+        typer.echo(f"wrote {' and '.join(map(str, seeded.files))}")
         typer.echo(f"next: provision run-scenario, then provision teardown --run {seeded.run}")
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec, TextIO
 
 import typer
 
@@ -29,6 +30,28 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             raise Interrupted("Interrupted; nothing was left half-done.") from None
 
     return wrapped
+
+
+class _Outlet(io.FileIO):
+    """A descriptor whose reader may go away (`| head`): what is written from then on goes nowhere."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data) or 0
+        except BrokenPipeError:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self.fileno())
+            return super().write(data) or 0
+
+
+def outlasting(stream: TextIO | None) -> TextIO | None:
+    """A standard stream that lets a command do its work to the end, and say how it ended, though nobody reads on."""
+    if stream is None:  # closed by whoever started us
+        return None
+    raw = _Outlet(stream.fileno(), "wb", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=bool(stream.line_buffering)
+    )
 
 
 def complain(error: ProvisionError) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -16,7 +16,7 @@ from dotenv import dotenv_values
 from provision import __version__
 from provision.errors import ConfigError, Interrupted, ProvisionError
 from provision.report import Watcher
-from provision.rundir import MANIFEST, RunDir
+from provision.rundir import MANIFEST, RunDir, disk_error
 from provision.target import Secret, Target, from_environment
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ EMBEDDED = "the embedded local stack "
 @contextmanager
 def open_target(watcher: Watcher, name: str = "default") -> Iterator[Target]:
     """The target that the environment or `.env` names; when they name none, the embedded local stack of that name."""
-    target = from_environment(os.environ, dotenv_values(".env") if Path(".env").is_file() else {})
+    target = from_environment(os.environ, _dotenv(Path(".env")))
     if target is not None:
         yield target
         return
@@ -39,6 +39,18 @@ def open_target(watcher: Watcher, name: str = "default") -> Iterator[Target]:
     with stack.lease(name, progress=watcher.say) as running:
         watcher.say(f"No SUPABASE_URL is set: using the embedded local stack at {running.url}.")
         yield embedded(running)
+
+
+def _dotenv(path: Path) -> Mapping[str, str | None]:
+    """The variables in a file, none when there is no such file; ConfigError when it cannot be read."""
+    try:
+        return dotenv_values(path) if path.is_file() else {}
+    except OSError as error:
+        raise disk_error(path, error) from None
+    except ValueError:
+        raise ConfigError(
+            f"{path} is not UTF-8 text.", hint="Save it as UTF-8, or set the variables yourself."
+        ) from None
 
 
 def embedded(running: Stack) -> Target:

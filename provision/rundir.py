@@ -186,11 +186,13 @@ def with_folder(path: Path) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file; ConfigError when the disk says no."""
+    """The text of a file; ConfigError when the disk says no or it is none."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise disk_error(path, error) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text.") from None
 
 
 def write_text(path: Path, chunks: Iterable[str]) -> Path:

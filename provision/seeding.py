@@ -45,26 +45,36 @@ class SeedOptions:
     recipe: str | None = None
     scenario: str | None = None
     tickets: int | None = None
-    out: Path = TICKETS_FILE
+    out: Path | None = None
     env: Path | None = None
     dry_run: bool = False
     run: str | None = None
 
+    def check(self) -> None:
+        """Raise ConfigError for what a run that is resumed has already."""
+        given = {"RECIPE": self.recipe, "--for": self.scenario, "--tickets": self.tickets, "--out": self.out}
+        beside = [name for name, value in {**given, "--env": self.env}.items() if value is not None]
+        if self.run is not None and beside:
+            words = f"--run goes on with what its run was asked for; it excludes {', '.join(beside)}."
+            raise ConfigError(words, hint="Leave that out, or seed a new run without --run.")
+
 
 @dataclass(frozen=True, slots=True)
 class Seeded:
-    """What a seed made, or in a dry run would make; `why` says where the number of tickets comes from."""
+    """What a seed made, or in a dry run would make; `files` are those that it writes, the tickets' first; `why` says
+    where the number of tickets comes from."""
 
     run: str
     target: str
     counts: Mapping[str, int]
-    out: Path
+    files: tuple[Path, ...]
     why: str
     written: bool
 
 
 def seed(options: SeedOptions, watcher: Watcher) -> Seeded:
     """Seed what was asked for, or resume the run that was named."""
+    options.check()
     if options.run is not None:
         folder = RunDir.open(options.run)
         with folder.held():
@@ -84,7 +94,9 @@ def seed_target(options: SeedOptions, target: Target, watcher: Watcher) -> Seede
     parsed, document = recipe.parse(path, text)
     here, target = target.schema, in_schema(target, parsed.profile)
     count, why = _ticket_count(options, scenario and scenario[0], name, parsed.count)
-    for file in filter(None, (options.out, options.env)):
+    out, env = options.out or TICKETS_FILE, options.env
+    files = tuple(filter(None, (out, env)))
+    for file in files:
         rundir.check_writable(file)
     now = datetime.now(UTC)
     with open_gateway(target, watcher) as gateway:
@@ -93,7 +105,7 @@ def seed_target(options: SeedOptions, target: Target, watcher: Watcher) -> Seede
             fitting.check_schema(*scenario, schema)
         planned = plan.build(parsed, document, schema, rundir.new_run_id(now), now.date(), count)
         if options.dry_run:
-            return Seeded(planned.run, identity(target), _counts(planned), options.out, why, written=False)
+            return Seeded(planned.run, identity(target), _counts(planned), files, why, written=False)
         folder = RunDir.create(planned.run)
         rundir.write_text(folder.path / RECIPE, [text])
         head = manifest.announce(
@@ -102,12 +114,12 @@ def seed_target(options: SeedOptions, target: Target, watcher: Watcher) -> Seede
             target=identity(target),
             schema=target.schema,
             versions=versions(),
-            files={"out": str(options.out.resolve()), "env": str(options.env.resolve()) if options.env else None},
+            files={"out": str(out.resolve()), "env": str(env.resolve()) if env else None},
         )
         with folder.held():
             folder.append(MANIFEST, head)
             _fill(planned, folder, gateway, target, watcher)
-    return Seeded(planned.run, identity(target), _counts(planned), options.out, why, written=True)
+    return Seeded(planned.run, identity(target), _counts(planned), files, why, written=True)
 
 
 def resume(folder: RunDir, watcher: Watcher, *, dry_run: bool = False) -> Seeded:
@@ -122,10 +134,10 @@ def resume(folder: RunDir, watcher: Watcher, *, dry_run: bool = False) -> Seeded
         planned = plan.build(parsed, document, gateway.schema(), done.run, fakes.run_day(done.created), done.tickets)
         if manifest.tables(planned) != folder.lines(MANIFEST)[0]["tables"]:
             raise ConfigError(f"The schema has changed since run {done.run} began.", hint=removal_hint(done.run))
-        out = Path(done.files["out"] or TICKETS_FILE)
         if not dry_run:
             _fill(planned, folder, gateway, in_schema(opened, done.schema), watcher, done)
-    return Seeded(done.run, done.target, _counts(planned), out, f"run {done.run} resumed", written=not dry_run)
+    files = tuple(Path(name) for name in (done.files["out"] or TICKETS_FILE, done.files["env"]) if name)
+    return Seeded(done.run, done.target, _counts(planned), files, f"run {done.run} resumed", written=not dry_run)
 
 
 def _fill(

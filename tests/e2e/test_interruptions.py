@@ -130,12 +130,14 @@ def test_a_stopped_teardown_can_be_run_again(stop: signal.Signals, place: Place,
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_seed_goes_on_to_exactly_the_planned_rows(moment: str, place: Place, database: Database) -> None:
     before = database.rows()
-    with place.start("seed", "--tickets", str(TICKETS)) as process:
+    with place.start("seed", "--tickets", str(TICKETS), "--env", "test.env") as process:
         until(lambda: MOMENTS[moment](place, database), moment)
         process.kill()
         place.end(process)
     resumed = place.run("seed", "--run", place.runs()[0])
     assert resumed.code == 0, resumed
+    assert f"wrote {place.folder / 'test-tickets.json'} and {place.folder / 'test.env'}\n" in resumed.out
+    assert (place.folder / "test.env").is_file()
     assert len(database.rows()["tickets"]) - len(before["tickets"]) == TICKETS + 1
     assert len(place.json()["tickets"]) == TICKETS
     torn = place.run("teardown")

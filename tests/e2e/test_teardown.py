@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from datetime import UTC, datetime
 
@@ -67,6 +68,13 @@ def test_teardown_of_one_run_leaves_the_other(place: Place, database: Database) 
     assert place.run("teardown", "--run", first).code == 0
 
 
+def _no_reader() -> None:
+    """As in `provision teardown | head -1`, once head has its line."""
+    reading, writing = os.pipe()
+    os.dup2(writing, 1)
+    os.close(reading)
+
+
 def test_a_strangers_row_that_hangs_on_ours_is_named_and_kept(place: Place, database: Database) -> None:
     assert place.run("seed", "--tickets", "3").code == 0
     event = place.json()["environment_variables"]["TEST_EVENT_ID"]
@@ -79,6 +87,9 @@ def test_a_strangers_row_that_hangs_on_ours_is_named_and_kept(place: Place, data
     assert "1 rows are left" in torn.err or "1 row is left" in torn.err
     assert re.search(r"events +1 found +0 removed +1 left", torn.out)
     assert f"not ours, kept: orders {order} references events {event} by event_id" in torn.out
+    unread = place.run("teardown", preexec=_no_reader)
+    assert unread.code == 107, unread
+    assert "rows are left" in unread.err
     assert event in torn.out
     assert database.holds(f"exists (select from orders where id = '{order}')")
 

@@ -146,6 +146,36 @@ def test_a_run_is_not_removed_while_it_is_seeded(gateway: MemoryGateway, monkeyp
     assert gateway.rows["tickets"] == {}
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["quick"],
+        ["--for", "quick"],
+        ["--tickets", "3"],
+        ["--out", "test-tickets.json"],
+        ["--env", "x.env", "--dry-run"],
+    ],
+    ids=lambda more: more[0],
+)
+def test_a_seed_that_goes_on_is_not_asked_for_anything_else(
+    more: list[str], gateway: MemoryGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seed(gateway, RUNS[0])
+    assert cli.run(["seed", "--run", RUNS[0], "--quiet", *more]) == 104
+    name = "RECIPE" if more[0] == "quick" else more[0]
+    assert f"it excludes {name}.\n" in capsys.readouterr().err
+
+
+def test_a_dotenv_file_that_cannot_be_read_is_named(
+    gateway: MemoryGateway, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(gateway, RUNS[0])
+    monkeypatch.setattr(removing, "open_target", opening.open_target)
+    Path(".env").write_bytes(b"SUPABASE_URL=http://caf\xe9.example\n")
+    assert cli.run(["teardown", "--quiet"]) == 104
+    assert ".env is not UTF-8 text." in capsys.readouterr().err
+
+
 def test_a_seed_does_not_go_on_while_its_run_is_removed(gateway: MemoryGateway) -> None:
     seed(gateway, RUNS[0])
     with RunDir.open(RUNS[0]).held(), pytest.raises(ConfigError, match="being seeded or removed"):
