@@ -236,7 +236,8 @@ def test_interrupted_volley_ends_with_aborted_replies(run: Run) -> None:
 
 
 def test_empty_volley_is_empty(run: Run) -> None:
-    assert run(volley([], [], timeout=SHORT)) == Volley("last-byte", (), 0, 0)
+    result = run(volley([], [], timeout=SHORT))
+    assert result == Volley("last-byte", (), 0, 0, result.start)
 
 
 def test_unknown_mode_is_a_configuration_error(run: Run) -> None:
