@@ -34,10 +34,18 @@ class Seen:
     settles: Callable[[int], bool] = lambda _: True
     """Whether the n-th connection gets the server's settings, for which a client waits."""
     peers: list[Peer] = field(default_factory=list)
+    server: Any = None
 
     @property
     def url(self) -> str:
         return f"https://127.0.0.1:{self.port}"
+
+    def die(self) -> None:
+        """End all connections, and refuse new ones."""
+        self.server.close()
+        for peer in self.peers:
+            if peer.transport is not None:
+                peer.transport.abort()
 
 
 class Peer(asyncio.Protocol):
@@ -141,14 +149,11 @@ async def serve(
         seen.peers.append(Peer(seen))
         return seen.peers[-1]
 
-    server = await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0, ssl=context)
-    seen.port = server.sockets[0].getsockname()[1]
+    seen.server = await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0, ssl=context)
+    seen.port = seen.server.sockets[0].getsockname()[1]
     try:
         yield seen
     finally:
-        server.close()
-        for peer in seen.peers:
-            if peer.transport is not None:
-                peer.transport.abort()
+        seen.die()
         await asyncio.sleep(0)
-        await server.wait_closed()
+        await seen.server.wait_closed()

@@ -28,6 +28,7 @@ from provision.load.http import Done, Fault, Origin, Reply, not_sent
 from provision.load.wire import MAX_BODY
 
 LEFT = "closed by the server (GOAWAY)"
+TOO_EARLY = "the connection was closed before the release"
 _DROPPED = {"host", "connection"}  # HTTP/1.1's; `:authority` takes the place of the first
 
 
@@ -162,9 +163,7 @@ class Http2(asyncio.Protocol):
         """Write all of an HTTP/1.1 request but its last byte as a new stream; its number, or 0 when it failed."""
         headers, body = translated(request, self.origin)
         if not self.alive:
-            asyncio.get_running_loop().call_soon(
-                done, not_sent(self._why("the connection was closed before the release"))
-            )
+            asyncio.get_running_loop().call_soon(done, not_sent(self._why(TOO_EARLY)))
             return 0
         number = self._h2.get_next_available_stream_id()
         self._streams[number] = Stream(done, body[-1:])
@@ -173,7 +172,7 @@ class Http2(asyncio.Protocol):
             await self._write(number, body[:-1])
         except (ProtocolError, ConnectionError):
             if number in self._streams:
-                self._fail(number, Fault.NOT_SENT, self._why("the connection was closed before the release"))
+                self._fail(number, Fault.NOT_SENT, self._why(TOO_EARLY))
         return number if number in self._streams else 0
 
     async def _write(self, number: int, body: bytes) -> None:
@@ -278,7 +277,7 @@ class Http2(asyncio.Protocol):
             self._fail(number, Fault.OVERSIZE, "the reply's body is above the limit")
 
     def _on_goaway(self, last: int) -> None:
-        """The server leaves: streams above `last` were not processed (RFC 9113, 6.8), and what is held never will be."""
+        """The server leaves: streams above `last` were not processed (RFC 9113, 6.8), what is held never will be."""
         for number in [number for number, stream in self._streams.items() if number > last or not stream.sent]:
             self._fail(number, Fault.NOT_SENT, LEFT)
 
