@@ -349,6 +349,15 @@ def test_a_ticket_that_is_used_without_a_time_fails_where_the_first_scan_wins() 
     assert "kept no time" in finding(history, "first-scan-wins").statement
 
 
+def test_a_flag_does_not_tell_how_often_an_offline_scan_took_effect() -> None:
+    history = synced(SYNCED, keep=0)
+    flags = replace(history.snapshot(), entries=None)
+    told = {found.promise for found in judge(history.results(), flags, []).findings}
+    assert "first-scan-wins" in told
+    assert "idempotent" not in told
+    assert "idempotent" in {found.promise for found in verdict(history).findings}
+
+
 def test_an_offline_scan_without_a_reply_may_be_the_one_that_stayed_or_not() -> None:
     outcomes = ["unknown"] * 9 + ["admitted"]
     allowed = [finding(synced(outcomes, keep), "first-scan-wins").status is Status.PASS for keep in range(10)]
