@@ -405,3 +405,21 @@ def test_a_table_or_a_column_that_is_gone_does_not_stop_the_teardown_of_the_rest
     done = removal.remove(gateway, mine, ignore)
     assert not any(account.left for account in done.accounts), done.accounts
     assert not any(gateway.rows.values())
+
+
+def test_what_is_gone_beside_rows_that_nothing_proves_any_more_is_no_error() -> None:
+    gateway = opened(Strict)
+    mine, _ = seed(gateway)
+    gateway.rows["seats"].clear()
+    for row in gateway.rows["events"].values():
+        row["name"] = "Renamed by the app"
+    del gateway.rows["notes"]
+    for row in gateway.rows["tickets"].values():
+        del row["code"]
+    tables = {name: dict(columns) for name, columns in TABLES.items() if name != "notes"}
+    del tables["tickets"]["code"]
+    gateway._schema = from_openapi(schemas.openapi(tables))
+    before = deepcopy(gateway.rows)
+    done = removal.remove(gateway, mine, ignore)
+    assert {account.table: account.left for account in done.accounts if account.left} == {"events": 1, "tickets": 13}
+    assert gateway.rows == before
