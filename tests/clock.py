@@ -37,6 +37,9 @@ class Clock:
         heapq.heappush(self._heap, (when, self._number, cell))
         return cell.clear
 
+    def stand_still(self, ns: int) -> None:
+        self.now += ns
+
     def advance(self) -> None:
         """Go on to the next moment and do what is to be done then."""
         while self._heap and not self._heap[0][2]:  # cancelled
@@ -105,18 +108,26 @@ def play(
     tickets: int = 1_000_000,
     share: Share = Share(),
     stop_at: float | None = None,
+    stall: tuple[float, float] | None = None,
 ) -> Seen:
-    """Carry out an executor as a scenario file would have it, every reply taking `took` seconds."""
+    """Carry out an executor as a scenario file would have it, every reply taking `took` seconds; a `stall` is a moment
+    at which the tool stands still, and for how long."""
     executor = TypeAdapter(spec.Executor).validate_python(written)
     answer = took if callable(took) else lambda _: took
     with pytest.MonkeyPatch.context() as patch:
-        return asyncio.run(_play(executor, answer, tickets, share, stop_at, patch))
+        return asyncio.run(_play(executor, answer, tickets, share, (stop_at, stall), patch))
 
 
 async def _play(
-    executor: Any, took: Took, tickets: int, share: Share, stop_at: float | None, patch: pytest.MonkeyPatch
+    executor: Any,
+    took: Took,
+    tickets: int,
+    share: Share,
+    events: tuple[float | None, tuple[float, float] | None],
+    patch: pytest.MonkeyPatch,
 ) -> Seen:
     clock = Clock()
+    stop_at, stall = events
     for module in (closed, arrivals):
         patch.setattr(module, "perf_counter_ns", lambda: clock.now)
     session = SimpleNamespace(
@@ -141,6 +152,8 @@ async def _play(
     session.record = lambda lane, ticket, due, reply: session.seen.due.append(due / S)
     if stop_at is not None:
         clock.at(int(stop_at * S), session.stopping.set)
+    if stall is not None:
+        clock.at(int(stall[0] * S), lambda: clock.stand_still(int(stall[1] * S)))
     made = closed.Crew if isinstance(executor, ClosedModel) else arrivals.Arrivals
     running = asyncio.create_task(made(session, "e", executor).run())
     while not running.done():

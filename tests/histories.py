@@ -58,12 +58,14 @@ class History:
         self.ask("admitted", ticket, **where)
         self.store(ticket)
 
-    def race(self, ticket: int, outcomes: list[str], *, overlap: int | None = None) -> None:
+    def race(
+        self, ticket: int, outcomes: list[str], *, overlap: int | None = None, part: int = RACE, name: str = "race"
+    ) -> None:
         """One race round on a ticket; nothing is stored by it."""
         number = len(self.rounds)
         self.rounds.append(
             Round(
-                "race",
+                name,
                 number,
                 ticket,
                 "last-byte",
@@ -73,7 +75,7 @@ class History:
             )
         )
         for vu, outcome in enumerate(outcomes):
-            self.ask(outcome, ticket, part=RACE, vu=vu, round_=number)
+            self.ask(outcome, ticket, part=part, vu=vu, round_=number)
 
     def results(self) -> Results:
         tickets = max((r.ticket for r in self.records if r.ticket < 1 << 31), default=-1) + 1

@@ -14,6 +14,7 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, DataReceived, PingReceived, RequestReceived, StreamEnded
 from h2.settings import SettingCodes, Settings
+from hyperframe.frame import GoAwayFrame
 from servers import Authority
 
 
@@ -30,10 +31,21 @@ class Seen:
     requests: list[tuple[str, bytes]] = field(default_factory=list)
     before_ping: list[int] = field(default_factory=list)
     on_headers: Callable[[Peer, int, str], None] | None = None
+    settles: Callable[[int], bool] = lambda _: True
+    """Whether the n-th connection gets the server's settings, for which a client waits."""
+    peers: list[Peer] = field(default_factory=list)
+    server: Any = None
 
     @property
     def url(self) -> str:
         return f"https://127.0.0.1:{self.port}"
+
+    def die(self) -> None:
+        """End all connections, and refuse new ones."""
+        self.server.close()
+        for peer in self.peers:
+            if peer.transport is not None:
+                peer.transport.abort()
 
 
 class Peer(asyncio.Protocol):
@@ -45,10 +57,13 @@ class Peer(asyncio.Protocol):
         self.paths: dict[int, str] = {}
         self.bodies: dict[int, bytearray] = {}
         self.transport: Any = None
+        self.last = 2**31 - 1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
         self.seen.connections += 1
+        if not self.seen.settles(self.seen.connections):
+            return
         limit = {SettingCodes.MAX_CONCURRENT_STREAMS: self.seen.limit}
         self.h2.local_settings = Settings(client=False, initial_values=limit)
         self.h2.initiate_connection()
@@ -62,6 +77,10 @@ class Peer(asyncio.Protocol):
         now = perf_counter_ns()
         for event in self.h2.receive_data(data):
             match event:
+                case RequestReceived() if event.stream_id > self.last:
+                    pass
+                case DataReceived() | StreamEnded() if event.stream_id > self.last:
+                    pass
                 case RequestReceived():
                     self.seen.begun += 1
                     self.paths[event.stream_id] = dict(event.headers)[":path"]
@@ -86,6 +105,12 @@ class Peer(asyncio.Protocol):
         self.h2.send_headers(stream, [(":status", "200"), ("content-length", str(len(body)))])
         self.h2.send_data(stream, body, end_stream=True)
         self.flush()
+
+    def leave(self, last: int) -> None:
+        """Take no streams above `last` any more, and say so (h2's own way would end the others, too)."""
+        self.last = last
+        self.flush()
+        self.transport.write(GoAwayFrame(0, last_stream_id=last).serialize())
 
     def refuse(self, stream: int, code: ErrorCodes = ErrorCodes.REFUSED_STREAM) -> None:
         self.h2.reset_stream(stream, code)
@@ -119,20 +144,16 @@ async def serve(
     seen = Seen(answer, **behaviour)
     context = authority.server("127.0.0.1")
     context.set_alpn_protocols(["h2"])
-    peers: list[Peer] = []
 
     def connected() -> Peer:
-        peers.append(Peer(seen))
-        return peers[-1]
+        seen.peers.append(Peer(seen))
+        return seen.peers[-1]
 
-    server = await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0, ssl=context)
-    seen.port = server.sockets[0].getsockname()[1]
+    seen.server = await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0, ssl=context)
+    seen.port = seen.server.sockets[0].getsockname()[1]
     try:
         yield seen
     finally:
-        server.close()
-        for peer in peers:
-            if peer.transport is not None:
-                peer.transport.abort()
+        seen.die()
         await asyncio.sleep(0)
-        await server.wait_closed()
+        await seen.server.wait_closed()

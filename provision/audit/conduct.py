@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 from provision.audit.contention import Contention
-from provision.audit.evidence import Evidence
+from provision.audit.evidence import Evidence, overlapped
 from provision.audit.finding import Finding, Status
 from provision.audit.metrics import KINDS, Metrics, Trend, parse_selector
 from provision.audit.thresholds import Threshold
 from provision.load.outcomes import Outcome
-from provision.load.results import Results
+from provision.load.results import Results, Strain
 
 CONTENDED_SHARE = 0.9
 """A race passes only when at least this share of its rounds was contended."""
@@ -24,8 +25,9 @@ LATE_LIMIT_MS = 10.0
 
 FROM_DUE = frozenset({"http_req_response_time", "iteration_duration"})
 """The times that count from when a request was due."""
-ANSWERS = frozenset({"admitted", "already_used", "busy", "conflict", "not_found", "refused", "unclassified"})
-"""The outcomes that are a scan function's own answers."""
+SERVED = frozenset({"admitted", "already_used", "busy", "conflict", "unclassified"})
+"""The outcomes of a scan that the function worked on: our tickets exist, so that to be told otherwise, or to be refused
+by what stands before it, puts nothing to the test."""
 
 
 def all_classified(evidence: Evidence) -> Finding:
@@ -60,11 +62,14 @@ def contended(evidence: Evidence, contention: Contention) -> Finding | None:
     if not any(part.executor == "race" for part in evidence.results.parts):
         return None
     name, rounds = "contended", contention.rounds
-    if not rounds:
-        return Finding(name, Status.INCONCLUSIVE, "No race round was run.")
-    if contention.overlapping < CONTENDED_SHARE * rounds:
-        text = f"Only {contention.overlapping} of {rounds} rounds had half of their requests in flight together."
-        return Finding(name, Status.INCONCLUSIVE, text)
+    for race in (part.name for part in evidence.results.parts if part.executor == "race"):
+        run = [round_ for round_ in evidence.results.rounds if round_.part == race]
+        together = sum(map(overlapped, run))
+        if not run:
+            return Finding(name, Status.INCONCLUSIVE, f"No round of {race} was run.")
+        if together < CONTENDED_SHARE * len(run):
+            text = f"Only {together} of {len(run)} rounds of {race} had half of their requests in flight together."
+            return Finding(name, Status.INCONCLUSIVE, text)
     if not contention.at_server:
         return Finding(name, Status.INCONCLUSIVE, f"{_no_concurrency(contention)} (release: {contention.release}).")
     proof = f"{contention.collisions:,} requests met another transaction" if contention.collisions else ""
@@ -94,8 +99,10 @@ def released(evidence: Evidence) -> Finding | None:
     text = (
         f"{len(missed)} requests missed the release, first gate {vu + 1} in round {round_.number + 1} ({round_.part})"
     )
-    share = len({id(round_) for round_, _ in missed}) / len(rounds)
-    status = Status.INCONCLUSIVE if share > 1 - CONTENDED_SHARE else Status.PASS
+    late = Counter(part for part, _ in {(round_.part, round_.number) for round_, _ in missed})
+    ran = Counter(round_.part for round_ in rounds)
+    many = any(times > (1 - CONTENDED_SHARE) * ran[part] for part, times in late.items())
+    status = Status.INCONCLUSIVE if many else Status.PASS
     return Finding("released", status, f"{text}.")
 
 
@@ -103,7 +110,7 @@ def generator_kept_up(results: Results, metrics: Metrics) -> Finding:
     """Latencies are the server's: the tool had a core when it wanted one, and its own queue was short. A race is not
     about latencies; whether its requests collided is judged by themselves."""
     parts = [(part, results.generator.strain(n)) for n, part in enumerate(results.parts) if part.measured]
-    for part, strain in parts:
+    for part, strain in ((part, strain) for part, strain in parts if part.executor != "race"):
         shares = f"it used {strain.cpu:.0%} of a core and waited for one {strain.waited:.0%} of the time"
         if strain.saturated > SATURATED_LIMIT:
             text = (
@@ -111,7 +118,7 @@ def generator_kept_up(results: Results, metrics: Metrics) -> Finding:
             )
             return Finding("generator", Status.INCONCLUSIVE, text)
         latency = metrics.get(f"http_req_duration{{scenario:{part.name}}}")
-        for field, where, limit, statistic, share in LAG_LIMITS if part.executor != "race" else ():
+        for field, where, limit, statistic, share in LAG_LIMITS:
             late, whole = getattr(strain, field), latency.statistic(statistic)
             if late > limit and late > share * whole:
                 own = f"its event loop was late by {late:.1f} ms {where}, of latencies of {whole:.1f} ms ({statistic})"
@@ -147,23 +154,29 @@ def _arrivals(name: str, results: Results, metrics: Metrics) -> Finding:
 
 def own_delay(threshold: Threshold, results: Results, metrics: Metrics) -> float:
     """How many ms of what a threshold looks at may be the tool's own: its loop's lateness and, in times that count from
-    when a request was due, the send's."""
+    when a request was due, the send's. Nothing where one scenario is above the limit by more than its own part."""
     name, tags = parse_selector(threshold.metric)
     if KINDS[name] is not Trend:
         return 0.0
-    chosen = {n: part.name for n, part in enumerate(results.parts) if part.measured}
-    chosen = {n: part for n, part in chosen.items() if tags.get("scenario") in {None, part}}
-    rare = threshold.statistic == "max" or (threshold.percent or 0) >= 90
-    strains = [results.generator.strain(number) for number in chosen]
-    own = max((strain.lag_p99 if rare else strain.lag for strain in strains), default=0.0)
-    if name not in FROM_DUE:
-        return own
-    late = [metrics.lateness(part).statistic(threshold.statistic) for part in chosen.values()]
-    return own + max((ms for ms in late if not math.isnan(ms)), default=0.0)
+    parts = [(n, p.name) for n, p in enumerate(results.parts) if p.measured and tags.get("scenario") in {None, p.name}]
+    delays = {part: _own_delay(threshold, name, results.generator.strain(n), part, metrics) for n, part in parts}
+    for part, own in delays.items():
+        selector = ",".join(f"{tag}:{value}" for tag, value in {**tags, "scenario": part}.items())
+        value = metrics.get(f"{name}{{{selector}}}").statistic(threshold.statistic)
+        if not math.isnan(value) and not threshold.holds(value - own):
+            return 0.0
+    return max(delays.values(), default=0.0)
+
+
+def _own_delay(threshold: Threshold, name: str, strain: Strain, part: str, metrics: Metrics) -> float:
+    percent = 100.0 if threshold.statistic == "max" else threshold.percent or 0.0
+    own = strain.lag_max if percent > 99 else strain.lag_p99 if percent >= 90 else strain.lag
+    late = metrics.lateness(part).statistic(threshold.statistic) if name in FROM_DUE else 0.0
+    return own + (0.0 if math.isnan(late) else late)
 
 
 def run_complete(results: Results, metrics: Metrics, ended_by: Status) -> tuple[Finding, ...]:
-    """The load was carried out to its end and each scenario's scans were answered; `ended_by` is what came of the
+    """The load was carried out to its end and each scenario's scans were served; `ended_by` is what came of the
     threshold that ended the run early."""
     if results.aborted:
         status = max(ended_by, Status.INCONCLUSIVE)
@@ -187,13 +200,13 @@ def run_complete(results: Results, metrics: Metrics, ended_by: Status) -> tuple[
 
 
 def _silence(name: str, results: Results, metrics: Metrics) -> str:
-    """Why a scenario has put nothing to the test, in a sentence; empty when a scan was answered in substance."""
+    """Why a scenario has put nothing to the test, in a sentence; empty when a scan was served."""
     counts = metrics.outcomes(name)
-    if ANSWERS & counts.keys():
+    if SERVED & counts.keys():
         return ""
     if not counts:
         return f"{name}: nothing was measured."
     most = next(iter(counts))
     reason = next((f": {sample.body[:120]}" for sample in results.samples if sample.outcome == most), "")
     told = ", ".join(f"{times:,} {outcome}" for outcome, times in counts.items())
-    return f"{name}: not one scan was answered ({told}){reason}"
+    return f"{name}: not one scan was served ({told}){reason}"

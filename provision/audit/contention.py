@@ -43,7 +43,7 @@ def measure(results: Results) -> Contention:
         rounds=len(results.rounds),
         overlapping=sum(map(overlapped, results.rounds)),
         collisions=sum(r.part in races and r.named in {Outcome.BUSY, Outcome.CONFLICT} for r in results.records()),
-        concurrency=min(known, default=None) if len(known) == len(results.races) else None,
+        concurrency=min(known) if known and (1 in known or len(known) == len(results.races)) else None,
         unprobed=next((race.unprobed for race in results.races if race.unprobed), ""),
         spread_median=statistics.median(spreads),
         spread_p95=spreads[min(len(spreads) - 1, int(0.95 * len(spreads)))],

@@ -17,11 +17,14 @@ GOALS = (0.1, 0.05, 0.01, 0.005, 0.001, 0.0005, 0.0001)
 """Rates of broken rounds that a statement may name as the next one to aim at."""
 
 
-def winners(evidence: Evidence) -> Finding:
+def winners(evidence: Evidence) -> Finding | None:
     """No ticket was let in more often than the scenario allows, in the replies or in the database.
 
-    The promise is `one-winner`, `stock` when N may win, or `idempotent`, when only what is stored counts.
+    The promise is `one-winner`, `stock` when N may win, or `idempotent`, when only what is stored counts; None where
+    only that counts and nothing tells how often, as a flag beside the time of a `first-scan-wins`.
     """
+    if evidence.results.promise == "first-scan-wins" and evidence.snapshot.entries is None:
+        return None
     allowed, idempotent = evidence.results.winners, evidence.results.promise != "winners"
     name = "idempotent" if idempotent else "one-winner" if allowed == 1 else "stock"
     broken = evidence.having(lambda case: case.twice)

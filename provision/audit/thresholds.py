@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from provision.audit.metrics import KINDS, STATISTICS, TAGS, WHOLE_RUN, Metrics, Trend, parse_selector
+from provision.audit.metrics import KINDS, STATISTICS, TAGS, WHOLE_RUN, Counter, Metrics, Trend, parse_selector
 from provision.load.outcomes import COMPLETE
 from provision.load.spec import Limit
 from provision.yamlfile import unknown
@@ -88,6 +88,8 @@ def parse(metric: str, written: str | Limit, scenarios: Iterable[str]) -> Thresh
     _check_tags(tags, scenarios)
     if tags and name in WHOLE_RUN:
         raise ValueError(f"{name} is known of the whole run only; leave {{{', '.join(tags)}}} out")
+    if "outcome" in tags and name == "dropped_iterations":
+        raise ValueError("dropped_iterations have no outcome; leave it out")
     match = _EXPRESSION.fullmatch(expression.strip())
     if not match:
         raise ValueError(f"{expression!r} is no threshold; write p(95)<200, rate<0.01 or count>0")
@@ -125,6 +127,10 @@ def judge(threshold: Threshold, metrics: Metrics) -> Judged:
 def reason_to_stop(thresholds: Iterable[Threshold], metrics: Metrics, elapsed: float) -> str:
     """The first threshold with `abortOnFail` that has failed after `elapsed` seconds of load, or nothing."""
     for threshold in thresholds:
-        if threshold.abort_on_fail and elapsed >= threshold.delay and judge(threshold, metrics).ok is False:
+        if not threshold.abort_on_fail or elapsed < threshold.delay:
+            continue
+        metric = metrics.get(threshold.metric)
+        begun = not isinstance(metric, Counter) or metric.count > 0  # as in k6, an empty one is not judged yet
+        if begun and judge(threshold, metrics).ok is False:
             return threshold.text
     return ""

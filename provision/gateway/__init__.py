@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from urllib.parse import quote
 
 from provision.errors import ApiError
 from provision.fixtures.ids import Range
@@ -67,6 +68,8 @@ class Gateway(Protocol):
 
 CHUNK = 100
 """Keys or ranges of keys in a URL, which must stay below 16 kB."""
+LONGEST = 8_000
+"""Characters that texts may take in a URL."""
 
 
 def within(column: str, ids: Range) -> tuple[Filter, Filter]:
@@ -88,4 +91,19 @@ def chunks(values: Iterable[T]) -> Iterator[list[T]]:
     """The values in lists that fit a URL."""
     left = iter(values)
     while chunk := list(islice(left, CHUNK)):
+        yield chunk
+
+
+def text_chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts in lists that fit a URL, in which a letter of another script takes up to twelve characters."""
+    chunk: list[str] = []
+    length = 0
+    for text in texts:
+        more = len(quote(f'"{text}",', safe=""))
+        if chunk and length + more > LONGEST:
+            yield chunk
+            chunk, length = [], 0
+        chunk.append(text)
+        length += more
+    if chunk:
         yield chunk

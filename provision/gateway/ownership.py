@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from provision.errors import ConfigError, TicketsError
@@ -20,6 +20,7 @@ from provision.fixtures import fakes, ids
 from provision.fixtures.ids import Range
 from provision.fixtures.manifest import Manifest, OwnedTable, digest
 from provision.fixtures.schema import Schema
+from provision.fixtures.tables import Trace
 from provision.gateway import Filter, Gateway, Row, among, settling, within
 
 RESET = "(was the database reset or restored?)"
@@ -27,7 +28,11 @@ FORGET = (
     "if it was, forget the run: delete .provision/{run} (then `provision teardown --find --run {run}` removes what is"
     " still there of it)"
 )
-LOOK = "if you know them for the run's, delete them by hand; if not, and nothing else is left, delete .provision/{run}"
+LOOK = (
+    "delete by hand those that you know for the run's; if there are none, and nothing else is left, delete"
+    " .provision/{run}"
+)
+OTHERS = "they have numbers of the run, but neither a text of it nor a place among its rows: {keys}"
 
 
 class Doubt(NamedTuple):
@@ -55,26 +60,51 @@ def stand(gateway: Gateway, schema: Schema, manifest: Manifest) -> Standing:
     for owned in manifest.tables:
         if owned.trace is None:
             standing.known[owned.table] = owned.ranges
-            continue
-        proof = _Proof(gateway, schema, manifest, owned, standing.known)
-        above = {column: standing.known[parent] for column, parent in proof.parents()}
-        found, unclear, lost = settling.settle(gateway, manifest.run, owned, above)
-        if unclear:
-            standing.doubts.append(Doubt(owned.table, len(unclear), lost, LOOK.format(run=manifest.run)))
-        there = sum(gateway.count(owned.table, where) for where in among(owned.key, found))
-        standing.missing[owned.table] = sum(part.count for part in found) - there
-        why = proof.doubt(found, there) if there else ""
-        if why:
-            standing.doubts.append(Doubt(owned.table, there, f"{why} {RESET}", FORGET.format(run=manifest.run)))
-        standing.known[owned.table] = found if there and not why else ()
-    standing.doubts += _hanging(gateway, manifest, standing.known)
+        elif owned.table not in schema.tables:
+            standing.known[owned.table] = ()
+            standing.missing[owned.table] = sum(part.count for part in owned.ranges)
+        else:
+            _stand(gateway, schema, manifest, owned, standing)
+    standing.doubts += _hanging(gateway, schema, manifest, standing.known)
     return standing
 
 
-def _hanging(gateway: Gateway, manifest: Manifest, known: Mapping[str, Sequence[Range]]) -> Iterator[Doubt]:
+def _stand(gateway: Gateway, schema: Schema, manifest: Manifest, owned: OwnedTable, standing: Standing) -> None:
+    """Note what a run owns in a table whose keys the database makes."""
+    look, forget = LOOK.format(run=manifest.run), FORGET.format(run=manifest.run)
+    proof = _Proof(gateway, schema, manifest, _as_it_is(schema, manifest, owned), standing.known)
+    found, unclear, lost = settling.settle(gateway, manifest.run, proof.owned, proof.above())
+    if unclear:
+        standing.doubts.append(Doubt(owned.table, len(unclear), lost, look))
+    there = sum(gateway.count(owned.table, where) for where in among(owned.key, found))
+    standing.missing[owned.table] = sum(part.count for part in found) - there
+    why, others = proof.doubt(found, there) if there else ("", [])
+    if why:
+        standing.doubts.append(Doubt(owned.table, there, f"{why} {RESET}", forget))
+    elif others:
+        standing.doubts.append(Doubt(owned.table, len(others), OTHERS.format(keys=settling.span(others)), look))
+        found = tuple(rest for part in found for rest in ids.without(part, others))
+    standing.known[owned.table] = found if there and not why else ()
+
+
+def _as_it_is(schema: Schema, manifest: Manifest, owned: OwnedTable) -> OwnedTable:
+    """A table whose traced column is gone is known by its parents, as far as it has any."""
+    columns = schema.tables[owned.table].columns
+    if owned.trace is None or owned.trace.column in columns:
+        return owned
+    above = ((c, p) for (table, c), p in manifest.parents.items() if table == owned.table and c in columns)
+    column, parent = next(above, (owned.key, None))
+    return replace(owned, trace=Trace(column, None, parent), stored={})
+
+
+def _hanging(
+    gateway: Gateway, schema: Schema, manifest: Manifest, known: Mapping[str, Sequence[Range]]
+) -> Iterator[Doubt]:
     """What the app wrote about numbers that are not, or no longer, those of rows of ours."""
     recorded = {owned.table: owned.ranges for owned in manifest.tables if not known[owned.table]}
     for entry in manifest.written_by_app:
+        if entry.table not in schema.tables:
+            continue
         rows = sum(gateway.count(entry.table, where) for where in among(entry.column, recorded.get(entry.parent, ())))
         if rows:
             why = f"they name rows of {entry.parent} that are gone or not known to be the run's {RESET}"
@@ -111,22 +141,27 @@ class _Proof:
     owned: OwnedTable
     known: Mapping[str, tuple[Range, ...]]
 
-    def doubt(self, found: Sequence[Range], there: int) -> str:
-        """Why the rows under some numbers, of which so many are there, are not known to be ours; nothing when they
-        are. The usual case takes a count."""
+    def doubt(self, found: Sequence[Range], there: int) -> tuple[str, list[int]]:
+        """Why the rows under some numbers, of which so many are there, are not known to be ours, or nothing when they
+        are, and the numbers of those that hang on rows of others: the others of a batch do not stand for them. The
+        usual case takes a count."""
         if self._marked(found) == there:
-            return ""
-        batches = self._batches(found)
-        present, proven = Counter[int](), set[int]()
+            return "", []
+        batches, above = self._batches(found), self.above()
+        present, proven, others = Counter[int](), set[int](), list[int]()
         for row in self._rows(found):
-            batch = batches[int(row[self.owned.key])]
-            present[batch] += 1
-            if batch not in proven and self._is_ours(row):
-                proven.add(batch)
+            number = int(row[self.owned.key])
+            present[batches[number]] += 1
+            hangs = settling.hangs_on(row, above)
+            if self._has_our_text(row) or hangs:
+                proven.add(batches[number])
+            elif hangs is False:
+                others.append(number)
         if set(present) - proven:
             proven |= {batches[number] for number in self._held() if number in batches}
         rows = sum(count for batch, count in present.items() if batch not in proven)
-        return f"{rows} of {there} rows have numbers of run {self.manifest.run}, but nothing else of it" if rows else ""
+        said = f"{rows} of {there} rows have numbers of run {self.manifest.run}, but nothing else of it"
+        return (said if rows else ""), others
 
     def _marked(self, found: Sequence[Range]) -> int:
         """How many rows have a text of the run, or where there is none hang on a row of ours."""
@@ -139,7 +174,7 @@ class _Proof:
             return 0
         return sum(self.gateway.count(self.owned.table, (*where, *own)) for where in among(self.owned.key, found))
 
-    def _trace(self) -> tuple[str, str | None, str | None]:
+    def _trace(self) -> Trace:
         assert self.owned.trace is not None  # noqa: S101 - the database makes the keys
         return self.owned.trace
 
@@ -156,18 +191,18 @@ class _Proof:
         for where in among(self.owned.key, found):
             yield from self.gateway.select(self.owned.table, columns, where, key=self.owned.key)
 
-    def _is_ours(self, row: Row) -> bool:
+    def _has_our_text(self, row: Row) -> bool:
         column, template, _ = self._trace()
         text = row[column] if template is not None else None
-        if text is not None and template is not None:
-            if re.search(fakes.loose(template, self.manifest.run), text):
-                return True
-            if self.owned.stored.get(int(row[self.owned.key])) == digest(self.manifest.run, text):
-                return True
-        return any(
-            row[name] is not None and ids.place(self.known[parent], row[name]) is not None
-            for name, parent in self.parents()
-        )
+        if text is None or template is None:
+            return False
+        if re.search(fakes.loose(template, self.manifest.run), text):
+            return True
+        return self.owned.stored.get(int(row[self.owned.key])) == digest(self.manifest.run, text)
+
+    def above(self) -> settling.Above:
+        """The columns that hold keys of rows of ours, with those keys."""
+        return {column: self.known[parent] for column, parent in self.parents()}
 
     def parents(self) -> list[tuple[str, str]]:
         """The columns that hold keys of rows of ours, each with their table."""
@@ -194,7 +229,8 @@ class _Proof:
                 continue
             own: tuple[Filter, ...] = ()
             if below.trace is not None:
-                if below.trace.template is None:
+                column_is_there = below.trace.column in self.schema.tables[table].columns
+                if below.trace.template is None or not column_is_there:
                     continue
                 own = (Filter(below.trace.column, "match", fakes.pattern(below.trace.template, self.manifest.run)),)
             for where in among(below.key, below.ranges):

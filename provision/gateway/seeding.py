@@ -12,11 +12,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from math import gcd
 from typing import Any
 
 from provision.errors import ApiError, TargetError
+from provision.fixtures import fakes
 from provision.fixtures import manifest as journal_lines
-from provision.fixtures.ids import IdRange, Range, Recorded
+from provision.fixtures.ids import IdRange, NumberRange, Range, Recorded, ranges
 from provision.fixtures.manifest import Batch, Manifest, OwnedTable
 from provision.fixtures.plan import Plan
 from provision.fixtures.tables import TablePlan
@@ -30,7 +32,10 @@ Span = tuple[int, int]
 ADDED = 500
 """Rows in a batch whose ids the database makes."""
 WITNESSES = 8
-"""Rows of a batch whose texts are read again, to know them later if a trigger changed them."""
+"""Rows of a batch whose texts are read again, to know them later if a trigger changed them: by a stride that meets
+every turn of a recipe's cycles."""
+UNIQUE = "23505"
+"""What a unique constraint says."""
 
 
 def fill(gateway: Gateway, plan: Plan, journal: Journal, done: Done, resumed: Manifest | None = None) -> None:
@@ -180,11 +185,11 @@ def _add(
     gateway: Gateway, plan: Plan, table: TablePlan, before: OwnedTable | None, journal: Journal, done: Done
 ) -> None:
     """Write the rows whose ids are not recorded yet, one batch after the other."""
-    if before is not None:
-        _recall(gateway, plan, table, before, journal)
     adding = _Adding(gateway, plan, table, journal)
+    if before is not None:
+        adding.recall(before)
     size = ADDED
-    for first, stop in _unknown(_recorded(table)):
+    for first, stop in _unknown(adding.ids):
         start = first
         while start < stop:
             end = min(stop, start + size)
@@ -193,24 +198,11 @@ def _add(
             except BatchTooLarge:
                 if end - start == 1:
                     raise
-                size = max(1, (end - start) // 2)
+                size = (end - start + 1) // 2
                 continue
             start = end
             done(table.table, start, table.rows)
-
-
-def _recall(gateway: Gateway, plan: Plan, table: TablePlan, before: OwnedTable, journal: Journal) -> None:
-    """Take over the ids that an earlier attempt recorded, and those of its batch whose reply never came."""
-    ids = _recorded(table)
-    for start, told in before.told:
-        ids.record(start, [number for part in told for number in range(part.first, part.high + 1)])
-    for batch in before.unsettled:
-        if ids.known(batch.start):
-            continue
-        found = settling.numbers(settling.find(gateway, plan.run, before, batch, _above(plan, table)), before.key)
-        if found:
-            journal(journal_lines.made(before.table, batch.start, found))
-            ids.record(batch.start, found)
+    adding.prove()
 
 
 def _above(plan: Plan, table: TablePlan) -> settling.Above:
@@ -218,8 +210,12 @@ def _above(plan: Plan, table: TablePlan) -> settling.Above:
     above: dict[str, Sequence[Range]] = {}
     for column, parent in table.parents.items():
         ids = plan.table(parent).ids
-        above[column] = [ids] if isinstance(ids, IdRange) else list(ids.ranges())
+        above[column] = [ids] if isinstance(ids, IdRange) else _in_order(ids)
     return above
+
+
+def _in_order(ids: Recorded) -> tuple[NumberRange, ...]:
+    return tuple(sorted(ids.ranges(), key=lambda part: part.first))
 
 
 def _recorded(table: TablePlan) -> Recorded:
@@ -248,62 +244,97 @@ class _Adding:
         self.ids = _recorded(table)
         self.above = _above(plan, table)
         self.floor: int | None = gateway.last(table.table, table.key, ())
-        self.changed = table.trace.template is not None
-        """Whether the database may keep other texts than it is sent: until a batch shows that it does not."""
+        self.ascending = True
+        """Whether a new key is above all others: not where keys are random, or sessions draw them in advance."""
+        self.told: list[tuple[int, tuple[NumberRange, ...]]] = []
+        self.stored: dict[int, str] = {}
+        self.unanswered: list[Batch] = []
+        """The attempts whose replies did not come."""
+
+    def recall(self, before: OwnedTable) -> None:
+        """Take over the ids that an earlier seed recorded, and those of its batches whose replies never came."""
+        self.told, self.stored, self.unanswered = list(before.told), dict(before.stored), list(before.unsettled)
+        for start, parts in before.told:
+            self.ids.record(start, [number for part in parts for number in range(part.first, part.high + 1)])
+        for start in dict.fromkeys(batch.start for batch in before.unsettled):
+            if not self.ids.known(start) and (found := self._find(start)):
+                self._record(start, found)
 
     def add(self, span: Span) -> None:
         """Write a batch."""
         batch = Batch(*span, self.floor)
         self._announce(batch)
-        rows = list(self.plan.rows(self.table, *span))
-        written = self._written(rows, batch)
-        found = settling.numbers(written, self.table.key)
-        stored = self._stored(rows, found) if self.changed else {}
-        self.journal(journal_lines.made(self.table.table, span[0], found, stored))
-        self.ids.record(span[0], found)
-        self.floor, self.changed = max(found), bool(stored)
+        found = self._written(list(self.plan.rows(self.table, *span)), batch)
+        self._record(span[0], found)
+        self.ascending &= found == sorted(found) and (self.floor is None or found[0] > self.floor)
+        self.floor = found[-1] if self.ascending else None
+
+    def prove(self) -> None:
+        """Raise TargetError when an attempt without a reply was applied beside the one that was answered."""
+        if self.unanswered:
+            left = settling.traces(self.gateway, self.plan.run, self._owned(), self.unanswered, self.above)
+            _prove(self.table, self.table.rows + len(left.texts()) + len(left.hanging))
 
     def _announce(self, batch: Batch) -> None:
         self.journal(journal_lines.batch(self.table.table, *batch))
 
-    def _written(self, rows: Sequence[Row], batch: Batch) -> Sequence[Row]:
-        """The rows as the database has them, in the order in which they were sent."""
+    def _record(self, start: int, found: Sequence[int]) -> None:
+        """Note the ids of a batch, and how the database keeps its texts."""
+        stored = self._stored(start, found) if self.trace.template and (self.stored or not self.told) else {}
+        self.journal(journal_lines.made(self.table.table, start, found, stored))
+        self.ids.record(start, found)
+        self.told.append((start, ranges(found)))
+        self.stored |= stored
+
+    def _written(self, rows: Sequence[Row], batch: Batch) -> list[int]:
+        """The ids of the rows, in the order in which they were sent."""
         table, trace = self.table, self.trace
-        columns = [table.key, trace.column]
-        written = self.gateway.add(table.table, rows, columns=columns, look=lambda: self._look(batch))
+        try:
+            written = self.gateway.add(
+                table.table, rows, columns=[table.key, trace.column], look=lambda: self._look(batch)
+            )
+        except ApiError as error:  # an attempt without a reply was still waiting when it was looked for
+            sent_again = any(one.start == batch.start for one in self.unanswered)
+            if error.sqlstate != UNIQUE or not sent_again or not (found := self._find(batch.start)):
+                raise
+            return found
         if trace.template:
             place = {row[trace.column]: index for index, row in enumerate(rows)}
-            written = sorted(written, key=lambda row: place.get(row[trace.column], -1))
+            written = sorted(written, key=lambda row: place.get(row.get(trace.column), -1))
         if len(written) != len(rows):
             raise TargetError(
                 f"{table.table}: {len(rows)} rows were written, but {len(written)} are there.",
                 hint="A trigger or a policy may drop or double rows; look at the table's triggers.",
             )
-        return written
+        return [int(row[table.key]) for row in written]
 
     def _look(self, batch: Batch) -> Sequence[Row]:
         """What an attempt without a reply wrote; the next is announced when that is nothing. Raises TargetError where
         it cannot be known, lest the rows be written twice."""
-        table, trace = self.table, self.trace
-        owned = OwnedTable(table.table, table.key, table.rows, tuple(self.ids.ranges()), trace)
-        found = settling.find(self.gateway, self.plan.run, owned, batch, self.above)
-        if not found and self.changed and (some := settling.unknowable(self.gateway, owned, batch)):
-            raise TargetError(
-                f"{table.table}: {settling.lost(batch, some)}.",
-                hint=f"Does a trigger rewrite {table.table}.{trace.column}? Another text before it in the recipe, or a"
-                " column that refers to a row of the run, would tell the rows. A teardown names them and leaves them.",
-            )
+        self.unanswered.append(batch)
+        found = self._find(batch.start)
         if not found:
             self._announce(batch)
-        return found
+        return [{self.table.key: number} for number in found]
 
-    def _stored(self, rows: Sequence[Row], found: Sequence[int]) -> dict[int, str]:
+    def _find(self, start: int) -> list[int]:
+        """The ids of the rows that an attempt without a reply wrote of the batch that starts there."""
+        attempts = [batch for batch in self.unanswered if batch.start == start]
+        return settling.find(self.gateway, self.plan.run, self._owned(), attempts, self.above)
+
+    def _owned(self) -> OwnedTable:
+        """What is known of the table by now."""
+        table, known = self.table, _in_order(self.ids)
+        return OwnedTable(table.table, table.key, table.rows, known, self.trace, tuple(self.told), (), self.stored)
+
+    def _stored(self, start: int, found: Sequence[int]) -> dict[int, str]:
         """Digests of the texts of some rows that the database keeps otherwise than they were sent, by id: read again,
         for a reply does not show what a trigger did afterwards."""
-        text, key = self.trace.column, self.table.key
-        every = max(1, len(rows) // WITNESSES)
-        sent = {number: row[text] for number, row in zip(found[::every], rows[::every], strict=True)}
+        text, key, run = self.trace.column, self.table.key, self.plan.run
+        every = next(n for n in range(max(1, len(found) // WITNESSES), 0, -1) if gcd(n, 210) == 1)
+        sent = {
+            found[at]: fakes.trace(self.trace.template or "", run, start + at) for at in range(0, len(found), every)
+        }
         kept = self.gateway.select(self.table.table, [text], [Filter(key, "in", list(sent))], key=key)
         read = {int(row[key]): row[text] for row in kept}
-        run = self.plan.run
         return {n: journal_lines.digest(run, now) for n, now in read.items() if now is not None and now != sent[n]}

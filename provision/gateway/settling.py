@@ -1,112 +1,241 @@
 """What became of a batch whose ids the database makes and whose reply never came: its rows are found by their trace.
 
 A batch is written as a whole or not at all, and its rows are newer than its floor. They are known by the text that the
-run gave them, as it was sent or changed in case or surroundings, or by a parent of ours on which exactly as many new
-rows hang. Where a trigger put another text in place of ours, nothing tells a new row from other people's.
+run gave them, as it was sent or changed in case or surroundings. Where the table has no text, or a trigger put another
+in its place, their number tells them: as many new rows as were sent hang on rows of ours. What is neither certainly
+ours nor certainly another's is unclear.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import NamedTuple
 
+from provision.errors import TargetError
 from provision.fixtures import fakes, ids
 from provision.fixtures.ids import Range
 from provision.fixtures.manifest import Batch, OwnedTable
-from provision.gateway import Filter, Gateway, Row, among, chunks
+from provision.gateway import Filter, Gateway, Row, among, text_chunks
+from provision.gateway.unmarked import FEWEST
 
 Above = Mapping[str, Sequence[Range]]
 """The columns of a table that hold keys of rows of ours, each with those keys."""
-SHOWN = 10
-"""Keys of rows in a line."""
 
 
 class Settled(NamedTuple):
     """The ids of a table of a run, those of batches without a reply included, and the rows that may be such a batch's
-    and have nothing of it: their keys, and what is to be said of them."""
+    or not: their keys, and what is to be said of them."""
 
     ids: tuple[Range, ...]
     unclear: tuple[int, ...]
     why: str
 
 
+class Traces(NamedTuple):
+    """What some batches left beside the rows that are recorded: the keys of rows with a text of the run, by their
+    ordinals; those of new rows without one that hang on rows of ours, and that hang on nothing; and of the batches
+    those that the texts do not settle."""
+
+    marked: Mapping[int, Sequence[int]]
+    hanging: Sequence[int]
+    bare: Sequence[int]
+    unsettled: Sequence[Batch]
+
+    def texts(self) -> list[int]:
+        """The keys of the rows with a text of the run, in the order of their ordinals."""
+        return [key for n in sorted(self.marked) for key in self.marked[n]]
+
+    def rest(self) -> list[int]:
+        """The keys of the new rows without such a text, in order."""
+        return sorted([*self.hanging, *self.bare])
+
+
 def settle(gateway: Gateway, run: str, owned: OwnedTable, above: Above) -> Settled:
     """What a run has in a table whose keys the database makes."""
-    found: list[int] = []
-    unclear: dict[int, str] = {}
-    keeps = bool(owned.told) and not owned.stored
-    told = {start for start, _ in owned.told}
-    for batch in owned.unsettled:
-        rows = find(gateway, run, owned, batch, above)
-        found += numbers(rows, owned.key)
-        some = [] if rows or keeps or batch.start in told else unknowable(gateway, owned, batch)
-        unclear |= dict.fromkeys(some, lost(batch, some))
-    known = tuple(_all(owned.ranges, found)) if found else owned.ranges
-    doubtful = [key for key in unclear if ids.place(known, key) is None]
-    return Settled(known, tuple(doubtful), unclear[doubtful[0]] if doubtful else "")
+    if not owned.unsettled:
+        return Settled(owned.ranges, (), "")
+    left = traces(gateway, run, owned, owned.unsettled, above)
+    found, unclear = left.texts(), left.rest()
+    lost, again = _sizes(owned, left)
+    if _is_whole(owned, len(left.hanging), lost, again):
+        found, unclear = [*found, *left.hanging], []
+    elif not lost and not (_has_text(owned) and again and len(unclear) >= min(again)):
+        unclear = []  # nothing is missing, and rows that hang on ours are seen by the teardown
+    known = ids.ranges([*_each(owned.ranges), *found]) if found else owned.ranges
+    return Settled(known, tuple(unclear), said(left.unsettled, unclear) if unclear else "")
 
 
-def find(gateway: Gateway, run: str, owned: OwnedTable, batch: Batch, above: Above) -> list[Row]:
-    """The rows of a batch, none if it was not applied or cannot be told from other people's."""
-    trace = owned.trace
-    if trace is None:
-        return []
-    if trace.template is not None:
-        texts = [fakes.trace(trace.template, run, n) for n in range(batch.start, batch.stop)]
-        exact = [(Filter(trace.column, "in", some),) for some in chunks(texts)]
-        if found := [row for some in exact for row in _rows(gateway, owned, some)]:
-            return found
-        marked = Filter(trace.column, "match", fakes.loose(trace.template, run))
-        if found := list(_new(gateway, owned, batch, [(marked,)])):
-            return found
-    columns = [trace.column] if trace.template is None else above
-    for column in columns:
-        hanging = list(_new(gateway, owned, batch, among(column, above.get(column, ()))))
-        if len(hanging) == batch.stop - batch.start:
-            return hanging
-    return []
+def find(gateway: Gateway, run: str, owned: OwnedTable, attempts: Sequence[Batch], above: Above) -> list[int]:
+    """The keys of the rows that one of some attempts at a batch wrote, in the order in which they were sent; none if
+    none was applied. Raises TargetError where it cannot be known, or where it was not one of them as a whole."""
+    left = traces(gateway, run, owned, attempts, above)
+    found, sizes = left.texts(), {batch.stop - batch.start for batch in attempts}
+    if not found and _is_whole(owned, len(left.hanging), sizes & {len(left.hanging)}, ()):
+        return sorted(left.hanging)
+    ordinals = [n for n in sorted(left.marked) for _ in left.marked[n]]
+    first = attempts[0].start
+    if found and (len(found) not in sizes or ordinals != list(range(first, first + len(found)))):
+        raise TargetError(
+            f"{owned.table}: {max(sizes)} rows were written, but {len(found)} are there.",
+            hint="A statement was repeated, or a trigger changes or drops rows. A teardown removes those of the run.",
+        )
+    if not found and (rest := left.rest()):
+        raise TargetError(f"{owned.table}: {said(attempts, rest)}.", hint=_hint(owned))
+    return found
 
 
-def unknowable(gateway: Gateway, owned: OwnedTable, batch: Batch) -> list[int]:
-    """The keys of new rows that may be a batch's although nothing says so, where the table may not keep the texts that
-    it is sent. None is certain when the batch is not found: it was not applied."""
-    if owned.trace is None or owned.trace.template is None:
-        return []
-    text, marked = owned.trace.column, re.compile(fakes.loose(owned.trace.template, None))
-    new = (row for row in _new(gateway, owned, batch, [()]) if not marked.search(row[text] or ""))
-    some = numbers(list(islice(new, batch.stop - batch.start)), owned.key)
-    return some if len(some) == batch.stop - batch.start else []
-
-
-def lost(batch: Batch, some: Sequence[int]) -> str:
-    """What is to be said of a batch whose rows may be `some`."""
-    rows, shown = batch.stop - batch.start, ", ".join(map(str, some[:SHOWN])) + (", …" if len(some) > SHOWN else "")
-    return f"the reply to {rows} new rows was lost, and {len(some)} rows came since that have no mark of a run: {shown}"
-
-
-def _new(gateway: Gateway, owned: OwnedTable, batch: Batch, where: Iterable[Sequence[Filter]]) -> Iterator[Row]:
-    """The rows that are newer than a batch and not recorded as another's."""
-    newer = () if batch.floor is None else (Filter(owned.key, "gt", batch.floor),)
-    for some in where:
-        for row in _rows(gateway, owned, (*some, *newer)):
-            if ids.place(owned.ranges, row[owned.key]) is None:
-                yield row
-
-
-def _rows(gateway: Gateway, owned: OwnedTable, where: Sequence[Filter]) -> Iterator[Row]:
+def _hint(owned: OwnedTable) -> str:
+    """What a user may do where nothing tells the rows of a table."""
     assert owned.trace is not None  # noqa: S101 - the database makes the keys
-    return gateway.select(owned.table, [owned.key, owned.trace.column], where, key=owned.key)
+    if owned.trace.template is None:
+        return f"Do others, or a trigger, write into {owned.table} about rows of the run? A teardown names such rows."
+    return (
+        f"Does a trigger rewrite {owned.table}.{owned.trace.column}? Another text before it in the recipe, or a column"
+        " that refers to a row of the run, would tell the rows. A teardown names them and leaves them."
+    )
 
 
-def numbers(rows: Sequence[Row], key: str) -> list[int]:
-    """The keys of rows."""
-    return [int(row[key]) for row in rows]
+def said(attempts: Iterable[Batch], unclear: Sequence[int]) -> str:
+    """What is to be said of batches whose rows may be among `unclear`."""
+    rows = sum({batch.start: batch.stop - batch.start for batch in attempts}.values())
+    some = f"{len(unclear)} row{'s' * (len(unclear) > 1)}"
+    return f"the reply to {rows} new rows was lost, and {some} came since that have no mark of a run: {span(unclear)}"
 
 
-def _all(known: Sequence[Range], more: Sequence[int]) -> Sequence[Range]:
-    return ids.ranges([*_each(known), *more])
+def span(keys: Sequence[int]) -> str:
+    """Keys in a few words: where they lie, not which they are."""
+    return f"{keys[0]}" if len(keys) == 1 else f"between {keys[0]} and {keys[-1]}"
+
+
+def traces(gateway: Gateway, run: str, owned: OwnedTable, batches: Sequence[Batch], above: Above) -> Traces:
+    """What some batches left beside the rows that are recorded. The newer rows of the table are read once, and only
+    where the texts leave a batch open and the table is not known to keep its texts."""
+    unsettled, marked = list(batches), dict[int, list[int]]()
+    if _has_text(owned):
+        seen = _with_exact_texts(gateway, run, owned, batches)
+        if _unsettled(batches, seen):
+            for n, keys in _with_changed_texts(gateway, run, owned, batches).items():
+                seen.setdefault(n, set()).update(keys)
+        unsettled = _unsettled(batches, seen)
+        fresh = {n: sorted(key for key in keys if ids.place(owned.ranges, key) is None) for n, keys in seen.items()}
+        marked = {n: keys for n, keys in fresh.items() if keys}
+        if owned.told and not owned.stored:  # the table keeps its texts: what has none of it was not applied
+            unsettled = [batch for batch in unsettled if _found(batch, marked)]
+    hanging: list[int] = []
+    bare: list[int] = []
+    known = {key for keys in marked.values() for key in keys}
+    for key, hangs in _without_text(gateway, owned, unsettled, above) if unsettled else ():
+        if key not in known:
+            (hanging if hangs else bare).append(key)
+    return Traces(marked, hanging, bare, unsettled)
+
+
+def _has_text(owned: OwnedTable) -> bool:
+    return owned.trace is not None and owned.trace.template is not None
+
+
+def _unsettled(batches: Sequence[Batch], seen: Mapping[int, object]) -> list[Batch]:
+    """The batches of whose attempts none is there with every text."""
+    whole = {batch.start for batch in batches if _found(batch, seen) == batch.stop - batch.start}
+    return [batch for batch in batches if batch.start not in whole]
+
+
+def _found(batch: Batch, seen: Mapping[int, object]) -> int:
+    """How many of a batch's rows are among some ordinals."""
+    return sum(n in seen for n in range(batch.start, batch.stop))
+
+
+def _sizes(owned: OwnedTable, left: Traces) -> tuple[list[int], list[int]]:
+    """How many rows each attempt that is not settled may have left: of batches without ids, and of those whose ids
+    another attempt told."""
+    told = {start: sum(part.count for part in parts) for start, parts in owned.told}
+    lost: list[int] = []
+    again: list[int] = []
+    answered = set[int]()
+    for batch in left.unsettled:
+        rows = batch.stop - batch.start
+        if told.get(batch.start) == rows and batch.start not in answered:
+            answered.add(batch.start)
+        else:
+            (again if batch.start in told else lost).append(rows - _found(batch, left.marked))
+    return lost, again
+
+
+def _is_whole(owned: OwnedTable, hanging: int, lost: Iterable[int], again: Iterable[int]) -> bool:
+    """Whether new rows that hang on ours are, by their number, nobody's but those of some attempts; where nothing else
+    could have told them, those of a single one that is missing may be few."""
+    sums = 1
+    for rows in (*lost, *again):
+        if rows >= FEWEST:
+            sums |= sums << rows
+    return hanging > 0 and (bool(sums >> hanging & 1) or (not _has_text(owned) and hanging in lost))
+
+
+def _with_exact_texts(gateway: Gateway, run: str, owned: OwnedTable, batches: Sequence[Batch]) -> dict[int, set[int]]:
+    """The keys of the rows that have a batch's texts as they were sent, by ordinal."""
+    column, template = _text(owned)
+    sent = {fakes.trace(template, run, n): n for batch in batches for n in range(batch.start, batch.stop)}
+    found: dict[int, set[int]] = {}
+    for some in text_chunks(sent):
+        for row in gateway.select(owned.table, [column], (Filter(column, "in", some),), key=owned.key):
+            if row[column] in sent:
+                found.setdefault(sent[row[column]], set()).add(int(row[owned.key]))
+    return found
+
+
+def _with_changed_texts(gateway: Gateway, run: str, owned: OwnedTable, batches: Sequence[Batch]) -> dict[int, set[int]]:
+    """The keys of the newer rows whose texts are the run's in another case or with something about them."""
+    column, template = _text(owned)
+    found: dict[int, set[int]] = {}
+    changed = Filter(column, "match", fakes.loose(template, run))
+    for row in gateway.select(owned.table, [column], (changed, *_newer(owned, batches)), key=owned.key):
+        if match := re.search(changed.value, row[column]):
+            found.setdefault(int(match[1]) - 1, set()).add(int(row[owned.key]))
+    return found
+
+
+def _without_text(
+    gateway: Gateway, owned: OwnedTable, batches: Sequence[Batch], above: Above
+) -> Iterator[tuple[int, bool]]:
+    """The keys of the newer rows that are neither recorded nor another run's nor hang on rows of others, and whether
+    they hang on ours."""
+    column = owned.trace.column if owned.trace is not None else ""
+    where = iter([()]) if _has_text(owned) else among(column, above.get(column, ()))
+    for some in where:
+        for row in gateway.select(owned.table, [column, *above], (*some, *_newer(owned, batches)), key=owned.key):
+            hangs = hangs_on(row, above)
+            if (
+                hangs is not False
+                and not _of_another_run(owned, row)
+                and ids.place(owned.ranges, row[owned.key]) is None
+            ):
+                yield int(row[owned.key]), bool(hangs)
+
+
+def hangs_on(row: Row, above: Above) -> bool | None:
+    """Whether all that a row refers to in some columns is ours; None when it refers to nothing."""
+    held = [ids.place(parts, row[column]) is not None for column, parts in above.items() if row[column] is not None]
+    return all(held) if held else None
+
+
+def _of_another_run(owned: OwnedTable, row: Row) -> bool:
+    """Whether a text names a run, whole and exactly as a recipe does: five letters alone may be anything."""
+    if owned.trace is None or owned.trace.template is None or "{run" not in owned.trace.template:
+        return False
+    return re.fullmatch(fakes.pattern(owned.trace.template, None), row[owned.trace.column] or "") is not None
+
+
+def _newer(owned: OwnedTable, batches: Sequence[Batch]) -> tuple[Filter, ...]:
+    """The condition for rows that are newer than any of some batches."""
+    floors = [batch.floor for batch in batches if batch.floor is not None]
+    return (Filter(owned.key, "gt", min(floors)),) if len(floors) == len(batches) else ()
+
+
+def _text(owned: OwnedTable) -> tuple[str, str]:
+    assert owned.trace is not None  # noqa: S101 - the database makes the keys
+    assert owned.trace.template is not None  # noqa: S101 - asked before
+    return owned.trace.column, owned.trace.template
 
 
 def _each(known: Sequence[Range]) -> Iterator[int]:

@@ -17,6 +17,8 @@ from provision.load.share import Share
 
 AT_ONCE = 32
 """Late iterations that begin in one turn of the loop, so that replies are read in between."""
+LATE = 10_000_000
+"""How many ns after the executor's end an arrival that was due before it may still begin."""
 _SECOND = 1_000_000_000
 
 
@@ -32,7 +34,7 @@ class Arrivals:
         self.spare = deque(share.within(executor.most_vus) if share else ())
         self.free = deque(self._new() for _ in (share or Share()).within(executor.preAllocatedVUs if share else 0))
         self.lanes = list(self.free)
-        self.began = 0
+        self.began = self.ends = 0
         self.times = schedule.arrivals(executor, share.index, share.of) if share else iter(())
         self.pause = schedule.pauses(executor, f"{session.job.seed}/{name}/{session.share.index}")
         self.in_flight = 0
@@ -55,8 +57,9 @@ class Arrivals:
         """Carry the executor out to its end, its graceful stop or the user's."""
         self.began = self.session.start + round(self.executor.startTime * _SECOND)
         self.session.active += len(self.lanes)
-        last = self.began + round((self.executor.length + self.executor.gracefulStop) * _SECOND)
-        cancel_abort = self.session.timer.at(last, self.abort)
+        end = self.began + round(self.executor.length * _SECOND)
+        self.ends = end + LATE
+        cancel_abort = self.session.timer.at(end + round(self.executor.gracefulStop * _SECOND), self.abort)
         self.advance()
         self.tick()
         await first_of(self.idle, self.session.stopping)
@@ -73,6 +76,8 @@ class Arrivals:
     def tick(self) -> None:
         """Begin what is due, and come back when the next one is."""
         now = perf_counter_ns()
+        if now > self.ends or self.session.stopping.is_set():
+            self.forgo()
         for _ in range(AT_ONCE):
             if self.due is None or self.due > now:
                 break
@@ -83,6 +88,13 @@ class Arrivals:
             self.session.timer.at(self.due, self.tick)
         else:
             self.check_idle()
+
+    def forgo(self) -> None:
+        """Begin no more; arrivals for which it is too late are dropped."""
+        while self.due is not None and not self.session.stopping.is_set():
+            self.session.dropped[self.name] += 1
+            self.advance()
+        self.due = None
 
     def begin(self, due: int) -> None:
         if not self.free and self.spare:
@@ -116,6 +128,7 @@ class Arrivals:
             self.idle.set()
 
     def abort(self) -> None:
+        self.ends = 0
         for lane in self.lanes:
             if lane.connection.busy:
                 lane.connection.abort("the graceful stop is over")

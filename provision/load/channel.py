@@ -92,5 +92,7 @@ async def _ask_stream(links: Sequence[Http2], share: int, timeout: float, place:
         await link.connect()
         await link.send(request, answer.set_result)
         return await answer
+    except ConnectFailed as error:
+        return error.reply()
     finally:
         with_timeout.cancel()

@@ -9,7 +9,7 @@ import ssl
 from time import perf_counter_ns
 from typing import Any
 
-from provision.load.http import Fault, Origin
+from provision.load.http import Fault, Origin, Reply
 
 OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
 """What this machine, not the server, says when it has no connection to give."""
@@ -34,6 +34,21 @@ class ConnectFailed(Exception):
     def of(cls, error: Exception) -> ConnectFailed:
         """What an error in connecting means."""
         return cls(_reason(error), Fault.STARVED if _is_ours(error) else Fault.NOT_SENT)
+
+    def reply(self) -> Reply:
+        """What comes of a request that waited for the connection."""
+        return Reply(0, b"", 0, 0, perf_counter_ns(), self.fault, str(self))
+
+
+async def made(opening: asyncio.Task[None]) -> None:
+    """Wait until a task has made its connection; ConnectFailed when it cannot, or is given up by being cancelled."""
+    try:
+        await asyncio.wait({opening})
+    finally:
+        opening.cancel()  # when nobody waits for it any more
+    if opening.cancelled():
+        raise ConnectFailed("given up", Fault.ABORTED)
+    opening.result()
 
 
 class Dialler:

@@ -8,11 +8,12 @@ from time import perf_counter_ns
 from typing import Any, cast
 
 from h2.config import H2Configuration
-from h2.connection import H2Connection
+from h2.connection import ConnectionInputs, H2Connection, H2ConnectionStateMachine
 from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
     DataReceived,
+    Event,
     PingAckReceived,
     RemoteSettingsChanged,
     ResponseReceived,
@@ -22,10 +23,12 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 
-from provision.load.dial import ConnectFailed
+from provision.load.dial import ConnectFailed, made
 from provision.load.http import Done, Fault, Origin, Reply, not_sent
 from provision.load.wire import MAX_BODY
 
+LEFT = "closed by the server (GOAWAY)"
+TOO_EARLY = "the connection was closed before the release"
 _DROPPED = {"host", "connection"}  # HTTP/1.1's; `:authority` takes the place of the first
 
 
@@ -41,6 +44,18 @@ class Stream:
     body: bytearray = field(default_factory=bytearray)
 
 
+class _Lasting(H2ConnectionStateMachine):
+    """h2's state of a connection, but for GOAWAY: what was asked before it is still answered (RFC 9113, 6.8)."""
+
+    left = False
+
+    def process_input(self, input_: ConnectionInputs) -> list[Event]:
+        if input_ is not ConnectionInputs.RECV_GOAWAY:
+            return super().process_input(input_)
+        self.left = True
+        return []
+
+
 class NoHttp2(ConnectFailed):
     """The target can be reached, but it does not speak HTTP/2."""
 
@@ -54,18 +69,29 @@ class Http2(asyncio.Protocol):
         self.connects = self.bytes_sent = 0
         self.protocol = ""  # what the server chose by ALPN
         self._transport: asyncio.Transport | None = None
-        self._h2 = H2Connection(H2Configuration())
+        self._opening: asyncio.Task[None] | None = None
+        self._renew()
         self._streams: dict[int, Stream] = {}
         self._changed = asyncio.Event()  # settings, windows, acknowledgements: whoever waits looks again
+
+    def _renew(self) -> None:
+        """Be ready for another connection."""
+        self._h2 = H2Connection(H2Configuration())
+        self._h2.state_machine = self._state = _Lasting()
         self._settled = False
-        self._pings = 0
-        self._acknowledged = 0
+        self._pings = self._acknowledged = 0
 
     # -- connecting
 
     @property
     def alive(self) -> bool:
-        return self._transport is not None and not self._transport.is_closing()
+        """Whether requests can be sent."""
+        return self._transport is not None and not self._transport.is_closing() and not self.left
+
+    @property
+    def left(self) -> bool:
+        """Whether the server takes no more requests by the last connection (GOAWAY)."""
+        return self._state.left
 
     @property
     def limit(self) -> int:
@@ -73,16 +99,25 @@ class Http2(asyncio.Protocol):
         return self._h2.remote_settings.max_concurrent_streams
 
     async def connect(self) -> None:
-        """Connect unless a live connection is there, and wait for the server's settings; raises ConnectFailed."""
-        if self.alive:
-            return
+        """Connect unless a live connection is there, and wait for the server's settings; raises ConnectFailed.
+
+        When the server has left, what it still has to answer comes first.
+        """
+        while self.left and self._streams:
+            self._changed.clear()
+            await self._changed.wait()
+        if self._opening is None or self._opening.done():
+            if self.alive:
+                return
+            self._opening = asyncio.get_running_loop().create_task(self._open())
+        await made(self._opening)
+
+    async def _open(self) -> None:
         if self.origin.tls2 is None:
             raise NoHttp2("the target speaks plain HTTP")
         loop = asyncio.get_running_loop()
         origin = self.origin
-        self._h2 = H2Connection(H2Configuration())
-        self._settled = False
-        self._pings = self._acknowledged = 0
+        self._renew()
         try:
             async with asyncio.timeout(self.timeout):
                 connecting = loop.create_connection(
@@ -91,9 +126,11 @@ class Http2(asyncio.Protocol):
                 await connecting
                 if self.protocol == "h2":
                     await self._until(lambda: self._settled)
-        except (OSError, ValueError) as error:
+        except BaseException as error:
             self._drop()
-            raise ConnectFailed.of(error) from None
+            if isinstance(error, OSError | ValueError):
+                raise ConnectFailed.of(error) from None
+            raise
         if self.protocol != "h2":
             self._drop()
             raise NoHttp2("the server does not offer HTTP/2")
@@ -126,7 +163,7 @@ class Http2(asyncio.Protocol):
         """Write all of an HTTP/1.1 request but its last byte as a new stream; its number, or 0 when it failed."""
         headers, body = translated(request, self.origin)
         if not self.alive:
-            asyncio.get_running_loop().call_soon(done, not_sent("the connection was closed before the release"))
+            asyncio.get_running_loop().call_soon(done, not_sent(self._why(TOO_EARLY)))
             return 0
         number = self._h2.get_next_available_stream_id()
         self._streams[number] = Stream(done, body[-1:])
@@ -135,9 +172,8 @@ class Http2(asyncio.Protocol):
             await self._write(number, body[:-1])
         except (ProtocolError, ConnectionError):
             if number in self._streams:
-                self._fail(number, Fault.NOT_SENT, "the connection was closed before the release")
-            return 0
-        return number
+                self._fail(number, Fault.NOT_SENT, self._why(TOO_EARLY))
+        return number if number in self._streams else 0
 
     async def _write(self, number: int, body: bytes) -> None:
         """Send part of a body as the server's flow control allows."""
@@ -198,10 +234,12 @@ class Http2(asyncio.Protocol):
         try:
             events = self._h2.receive_data(data)
         except ProtocolError:
-            self._end(Fault.MALFORMED, "the answer is not HTTP/2")
+            self._end(Fault.RESET if self.left else Fault.MALFORMED, self._why("the answer is not HTTP/2"))
             return
         for event in events:
             self._on_event(event, now)
+        if self.left and not self._streams:
+            self._drop()
         self._flush()
         self._changed.set()
 
@@ -239,16 +277,18 @@ class Http2(asyncio.Protocol):
             self._fail(number, Fault.OVERSIZE, "the reply's body is above the limit")
 
     def _on_goaway(self, last: int) -> None:
-        """The server leaves: streams above `last` were not processed (RFC 9113, 6.8), the others are lost with it."""
-        for number in [number for number in self._streams if number > last]:
-            self._fail(number, Fault.NOT_SENT, "the server refused the request (GOAWAY)")
-        self._end(Fault.RESET, "closed by the server (GOAWAY)")
+        """The server leaves: streams above `last` were not processed (RFC 9113, 6.8), what is held never will be."""
+        for number in [number for number, stream in self._streams.items() if number > last or not stream.sent]:
+            self._fail(number, Fault.NOT_SENT, LEFT)
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
-        self._end(Fault.RESET, "closed before the reply was complete")
+        self._end(Fault.RESET, self._why("closed before the reply was complete"))
 
     # -- ending
+
+    def _why(self, detail: str) -> str:
+        return LEFT if self.left else detail
 
     def _fail(self, number: int, fault: Fault, detail: str) -> None:
         stream = self._streams.pop(number)
@@ -267,7 +307,9 @@ class Http2(asyncio.Protocol):
             self._end(Fault.TIMEOUT, detail)
 
     def abort(self, detail: str = "given up") -> None:
-        """End what is in flight and close."""
+        """End what is in flight, a connect too, and close."""
+        if self._opening is not None:
+            self._opening.cancel()
         self._end(Fault.ABORTED, detail)
 
     def close(self) -> None:

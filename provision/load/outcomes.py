@@ -68,7 +68,7 @@ BY_STATUS: Mapping[int, Outcome] = {
     408: Outcome.UNKNOWN,
     429: Outcome.RATE_LIMITED,
     502: Outcome.UNKNOWN,
-    503: Outcome.OVERLOAD,
+    503: Outcome.UNKNOWN,
     504: Outcome.UNKNOWN,
     540: Outcome.REFUSED,
     544: Outcome.UNKNOWN,

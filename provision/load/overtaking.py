@@ -125,10 +125,12 @@ async def overtake(ask: Ask, slow: Calibrated, blockers: int, scan: Callable[[],
     came too late to meet the reads shows nothing.
     """
     before = await ask(0, slow.request)
+    if before.status != 200:
+        return Probe(blockers, 0, 0, 0, ())
     alone = before.last - before.sent
     reads = [asyncio.ensure_future(ask(place, slow.request)) for place in range(1, blockers + 1)]
     try:
-        await asyncio.sleep(HEAD_START * alone / 1e9)
+        await asyncio.wait(reads, timeout=HEAD_START * alone / 1e9, return_when=asyncio.FIRST_COMPLETED)
         reply = await scan()
     finally:
         replies = [before, *await asyncio.gather(*reads)]

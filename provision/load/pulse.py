@@ -102,6 +102,7 @@ class Pulse:
                 lag=part.lag / part.requests / 1e6,
                 lag_p95=_at(part.late, 0.95),
                 lag_p99=_at(part.late, 0.99),
+                lag_max=_at(part.late, 1.0),
                 saturated=part.saturated / part.requests,
             )
             for number, part in sorted(self._parts.items())

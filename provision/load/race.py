@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
+from collections.abc import Coroutine
 from functools import partial
+from typing import Any, TypeVar
 
 from provision.errors import ScenarioError, Unreachable
 from provision.load import overtaking, spec
@@ -18,6 +21,8 @@ from provision.load.results import NO_ROUND, Probe, Raced, Round
 from provision.load.session import Place, Session
 from provision.load.spec import Race
 
+T = TypeVar("T")
+
 
 async def warm_up(session: Session) -> None:
     """Make sure before the load that the target speaks HTTP/2 where a race insists on it: ScenarioError when it does
@@ -27,7 +32,7 @@ async def warm_up(session: Session) -> None:
         return
     link = Http2(session.job.race_origin or session.job.origin, timeout=session.job.scenario.request.timeout)
     try:
-        await link.connect()
+        await _unless_given_up(session, link.connect())
     except NoHttp2 as error:
         hint = "Use sync: auto, which takes last-byte where there is no HTTP/2."
         raise ScenarioError(f"scenarios.{name}: single-packet needs HTTP/2, but {error}.", hint=hint) from None
@@ -44,20 +49,44 @@ async def run(session: Session, name: str, executor: Race) -> None:
     part = session.part(name, executor.executor, executor.vus)
     origin = session.job.race_origin or session.job.origin
     timeout = session.job.scenario.request.timeout
-    channel = session.joined(await open_channel(origin, executor.sync, executor.vus, timeout))
+    opened = await _unless_given_up(session, open_channel(origin, executor.sync, executor.vus, timeout))
+    if opened is None:
+        return
+    channel = session.joined(opened)
     slow = await _calibrated(session, name, channel, control)
     before = await _probes(session, name, channel, control, slow, [1])
-    broken = await _rounds(session, name, executor, channel, [Place(part, vu) for vu in range(executor.vus)])
+    deadline = time.perf_counter_ns() + int(executor.maxDuration * 1e9)
+    last = deadline + int(executor.gracefulStop * 1e9)
+    cancel_abort = session.timer.at(last, partial(_abort, channel))
+    broken = await _rounds(session, name, executor, channel, [Place(part, vu) for vu in range(executor.vus)], deadline)
+    cancel_abort()
     ladder = [] if broken else overtaking.levels(executor.vus)
     after = await _probes(session, name, channel, control, slow, ladder)
     session.races.append(Raced(name, channel.mode, channel.why, before, after, slow.problem))
 
 
-async def _rounds(session: Session, name: str, executor: Race, channel: Channel, places: list[Place]) -> bool:
+def _abort(channel: Channel) -> None:
+    for link in channel.links:
+        link.abort("the graceful stop is over")
+
+
+async def _unless_given_up(session: Session, work: Coroutine[Any, Any, T]) -> T | None:
+    """What comes of work on connections that the session has not joined; None when it is given up before."""
+    working, giving_up = asyncio.ensure_future(work), asyncio.ensure_future(session.giving_up.wait())
+    try:
+        await asyncio.wait((working, giving_up), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        working.cancel()
+        giving_up.cancel()
+
+
+async def _rounds(
+    session: Session, name: str, executor: Race, channel: Channel, places: list[Place], deadline: int
+) -> bool:
     """The rounds, in an order of the requests that follows from the run's seed; whether a broken one ended them."""
     shuffle = random.Random(f"{session.job.seed}/{name}").shuffle  # noqa: S311 - an order, not a secret
     scenario = session.job.scenario
-    deadline = time.perf_counter_ns() + int(executor.maxDuration * 1e9)
     for number in range(executor.rounds):
         if session.stopping.is_set():
             break
@@ -81,12 +110,12 @@ async def _round(
 ) -> list[Outcome]:
     for place in places:
         place.iteration = number
-    due = time.perf_counter_ns()
     shot = await channel.fire([session.request(ticket, place) for place in places])
     late = tuple(sorted(places[position].vu for position in shot.late))
     session.rounds.append(Round(name, number, ticket, shot.mode, shot.spread_ns, shot.overlap, len(places), late))
     return [
-        session.record(place, ticket, due, reply, number) for place, reply in zip(places, shot.replies, strict=True)
+        session.record(place, ticket, min(shot.start, reply.sent or reply.last), reply, number)
+        for place, reply in zip(places, shot.replies, strict=True)
     ]
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from time import perf_counter_ns
 from typing import NamedTuple
@@ -28,6 +26,7 @@ class Volley:
     replies: tuple[Reply, ...]
     spread_ns: int  # last sent − first sent, of those that were released
     overlap: int  # requests in flight when the first reply to a released one began
+    start: int  # the moment (ns) from which a request counts as released
     late: tuple[int, ...] = ()  # the places of the requests that missed the release
 
 
@@ -39,7 +38,7 @@ class Load(NamedTuple):
     done: Done
 
 
-Release = Callable[[Sequence[Load]], Awaitable[int]]  # returns the moment (ns) from which a request counts as released
+Release = Callable[[Sequence[Load]], Awaitable[int]]  # returns the volley's start
 
 
 class Collector:
@@ -60,13 +59,27 @@ class Collector:
 
         return record
 
+    def withdrawn(self, places: Sequence[int]) -> list[int]:
+        """Those of the places whose request was not sent, to be sent after all: their replies are forgotten."""
+        unsent = [place for place in places if self._replies[place].fault is Fault.NOT_SENT]
+        for place in unsent:
+            del self._replies[place]
+            self._complete.clear()
+        return unsent
+
+    def fill(self, reply: Reply) -> None:
+        """Let this be the reply wherever there is none."""
+        for place in range(self._count):
+            if place not in self._replies:
+                self.done(place)(reply)
+
     async def volley(self, mode: str, start: int) -> Volley:
         """The whole volley, as soon as every reply is there."""
         if self._count:
             await self._complete.wait()
         replies = tuple(self._replies[place] for place in range(self._count))
         late = tuple(place for place, reply in enumerate(replies) if reply.sent < start)
-        return Volley(mode, replies, *evidence(replies, start), late)
+        return Volley(mode, replies, *evidence(replies, start), start, late)
 
 
 async def volley(
@@ -83,7 +96,12 @@ async def volley(
         raise ValueError(f"{len(requests)} requests need as many connections, not {len(connections)}")
     replies = Collector(len(requests))
     loads = [Load(c, r, replies.done(i)) for i, (c, r) in enumerate(zip(connections, requests, strict=False))]
-    warm = [load for load, ready in zip(loads, await _warm(loads, timeout), strict=True) if ready]
+    warm = []
+    for load, failure in zip(loads, await _connected([load.connection for load in loads], timeout), strict=True):
+        if failure is None:
+            warm.append(load)
+        else:
+            load.done(failure.reply())
     timer = asyncio.get_running_loop().call_later(timeout, _give_up, warm, f"no complete reply in {timeout:g} s")
     try:
         return await replies.volley(mode, await release(warm))
@@ -97,24 +115,25 @@ async def single_packet(links: Sequence[Http2], requests: Sequence[bytes], *, ti
     The withheld bytes are let go when the server has acknowledged all that came before; ends within 2 × `timeout` s.
     """
     replies = Collector(len(requests))
+    failures = await _connected(links, timeout)
+    fewer = not_sent("the server takes fewer requests at once than when the race began")
+    problem = next((failure.reply() for failure in failures if failure), fewer)
     places = iter(range(len(requests)))
-    problem = not_sent("the server takes fewer requests at once than when the race began")
-    used = []
-    for link in links:
-        try:
-            async with asyncio.timeout(timeout):
-                await link.connect()
-        except (ConnectFailed, TimeoutError) as error:
-            problem = not_sent(str(error) or "connect timed out")
-            continue
-        used.append((link, list(islice(places, link.limit))))
+    ready = [link for link, failure in zip(links, failures, strict=True) if failure is None]
+    loads = [(link, list(islice(places, link.limit))) for link in ready]
     for place in places:
         replies.done(place)(problem)
-    give_up = partial(_give_up_links, [link for link, _ in used], f"no complete reply in {timeout:g} s")
-    timer = asyncio.get_running_loop().call_later(timeout, give_up)
+    loop = asyncio.get_running_loop()
+    deadline, too_late = loop.time() + timeout, f"no complete reply in {timeout:g} s"
     try:
-        await asyncio.gather(*(_hold(link, [(requests[n], replies.done(n)) for n in own]) for link, own in used))
-        shots = [(link.release, link.ready()) for link, _ in used if link.alive]
+        async with asyncio.timeout_at(deadline):
+            await _hold_all(loads, requests, replies)
+    except TimeoutError:
+        _give_up_links(ready, too_late)
+        replies.fill(not_sent(too_late))
+    timer = loop.call_at(deadline, _give_up_links, ready, too_late)
+    try:
+        shots = [(link.release, link.ready()) for link in ready if link.alive]
         start = perf_counter_ns()
         for fire, frames in shots:
             fire(frames)
@@ -123,12 +142,28 @@ async def single_packet(links: Sequence[Http2], requests: Sequence[bytes], *, ti
         timer.cancel()
 
 
+async def _hold_all(loads: Sequence[tuple[Http2, list[int]]], requests: Sequence[bytes], replies: Collector) -> None:
+    """Bring the requests of each link to its server; once more to one that left meanwhile, as it had nothing whole."""
+
+    async def hold(link: Http2, places: list[int]) -> None:
+        await _hold(link, [(requests[place], replies.done(place)) for place in places])
+
+    await asyncio.gather(*(hold(link, places) for link, places in loads))
+    await asyncio.gather(*(hold(link, replies.withdrawn(places)) for link, places in loads if link.left))
+
+
 async def _hold(link: Http2, requests: Sequence[tuple[bytes, Done]]) -> None:
     """Bring all requests but their last bytes to the server, and wait until it has taken them in."""
-    for request, done in requests:
-        await link.hold(request, done)
-    with suppress(ConnectionError):  # whoever was held has its reply by then
+    try:
+        await link.connect()
+        for request, done in requests:
+            await link.hold(request, done)
         await link.acknowledged()
+    except ConnectFailed as error:
+        for _, done in requests:
+            done(error.reply())
+    except ConnectionError:
+        pass  # whoever was held has its reply by then
 
 
 def _give_up_links(links: Sequence[Http2], detail: str) -> None:
@@ -145,23 +180,22 @@ def evidence(replies: Sequence[Reply], start: int) -> tuple[int, int]:
     return spread, sum(1 for at in sent if first is None or at <= first)
 
 
-async def _warm(loads: Sequence[Load], timeout: float) -> list[bool]:
-    """Connect all; a connection that cannot be made is reported as its request's reply."""
+async def _connected(links: Sequence[Connection | Http2], timeout: float) -> list[ConnectFailed | None]:
+    """Connect all, within `timeout` s; for each why it failed. When one is given up, all are."""
 
-    async def warm(load: Load) -> bool:
+    async def connect(link: Connection | Http2) -> ConnectFailed | None:
         try:
             async with asyncio.timeout(timeout):
-                await load.connection.connect()
+                await link.connect()
         except ConnectFailed as error:
-            detail = str(error)
-        except TimeoutError:
-            detail = "connect timed out"
-        else:
-            return True
-        load.done(Reply(0, b"", 0, 0, perf_counter_ns(), Fault.NOT_SENT, detail))
-        return False
+            return error
+        except TimeoutError as error:
+            return ConnectFailed.of(error)
+        return None
 
-    return await asyncio.gather(*map(warm, loads))
+    failures = await asyncio.gather(*map(connect, links))
+    given_up = next((failure for failure in failures if failure and failure.fault is Fault.ABORTED), None)
+    return [given_up] * len(links) if given_up else failures
 
 
 def _give_up(loads: Sequence[Load], detail: str) -> None:

@@ -144,6 +144,7 @@ class Strain:
     lag: float
     lag_p95: float
     lag_p99: float
+    lag_max: float
     saturated: float
 
 
@@ -162,7 +163,7 @@ class Generator:
 
     def strain(self, part: int) -> Strain:
         """What this part met; nothing when none of its requests ended."""
-        none = Strain(part, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        none = Strain(part, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         return next((strain for strain in self.strains if strain.part == part), none)
 
     @classmethod

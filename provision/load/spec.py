@@ -191,6 +191,15 @@ class Scenario(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _counted(self) -> Scenario:
+        if self.promise == "first-scan-wins":
+            return self
+        if self.truth.entries is None and (self.promise == "idempotent" or self.winners != 1):
+            what = "idempotent" if self.promise == "idempotent" else f"winners: {_winners_text(self.winners)}"
+            raise ValueError(f"truth: {what} needs entries, the table with a row for each effect; a flag counts to one")
+        return self
+
+    @model_validator(mode="after")
     def _dated(self) -> Scenario:
         if self.promise != "first-scan-wins":
             return self

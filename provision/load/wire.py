@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import httptools
 
-from provision.load.dial import ConnectFailed, Dialler
+from provision.load.dial import ConnectFailed, Dialler, made
 from provision.load.http import Done, Fault, Origin, Reply, is_framed, not_sent
 from provision.load.tls import Tls
 
@@ -89,7 +89,8 @@ class Connection(asyncio.Protocol):
         """Connect unless a live connection is there, or a request that sees to it; raises ConnectFailed."""
         if self._done is None and (self._transport is None or self._stale()):
             self._drop()
-            await self._open()
+            self._task = asyncio.get_running_loop().create_task(self._open())
+            await made(self._task)
             self._waited = NO_WAIT  # a warm connection kept no request waiting
 
     async def _open(self) -> None:

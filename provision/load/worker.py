@@ -18,7 +18,7 @@ from provision.load.outcomes import classifier
 from provision.load.pool import Pool
 from provision.load.results import CANARY
 from provision.load.session import Job, Session
-from provision.load.workers import ABORT, END, ERROR, READY, RECORDS, SO_FAR, STOP, Order, frame, read_frame
+from provision.load.workers import ABORT, END, ERROR, READY, RECORDS, SO_FAR, START, STOP, Order, frame, read_frame
 
 
 def main() -> None:
@@ -85,13 +85,22 @@ async def _work(reader: asyncio.StreamReader, home: _Home) -> None:
         await course.prepare()
         with frozen_garbage(), guarded(session):
             home.send(READY)
-            session.start = int.from_bytes((await read_frame(reader))[1], "little")
+            session.start = await _told_to_start(reader, session)
             listener = asyncio.create_task(_listen(reader, session))
             await course.run(flush)
             listener.cancel()
         home.send(END, pickle.dumps(course.summary()))
     finally:
         session.close()
+
+
+async def _told_to_start(reader: asyncio.StreamReader, session: Session) -> int:
+    """The moment to begin (ns); a stop may be told before."""
+    while True:
+        kind, content = await read_frame(reader)
+        if kind == START:
+            return int.from_bytes(content, "little")
+        _obey(kind, session)
 
 
 async def _listen(reader: asyncio.StreamReader, session: Session) -> None:
@@ -101,10 +110,14 @@ async def _listen(reader: asyncio.StreamReader, session: Session) -> None:
             kind, _ = await read_frame(reader)
         except asyncio.IncompleteReadError:
             os._exit(1)
-        if kind == STOP:
-            session.stopping.set()
-        elif kind == ABORT:
-            session.give_up()
+        _obey(kind, session)
+
+
+def _obey(kind: bytes, session: Session) -> None:
+    if kind == STOP:
+        session.stopping.set()
+    elif kind == ABORT:
+        session.give_up()
 
 
 if __name__ == "__main__":

@@ -81,6 +81,7 @@ class Workers:
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "provision.load.worker", stdin=PIPE, stdout=PIPE, stderr=DEVNULL,
+                start_new_session=True,  # the terminal's Ctrl-C is for the first process alone
                 pass_fds=(pool,), env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )  # fmt: skip
         except OSError as error:

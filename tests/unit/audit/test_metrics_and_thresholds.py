@@ -194,6 +194,7 @@ def test_a_failed_threshold_ends_the_run_after_its_delay(elapsed: float, reason:
         ("successful_scans", Limit(threshold="count<10")),
         ("successful_scans", Limit(threshold="count>10", abortOnFail=True)),
         ("scan_duration{outcome:error}", Limit(threshold="p(95)<1", abortOnFail=True)),
+        ("ticket_not_found", Limit(threshold="count>0", abortOnFail=True)),  # empty so far, so not judged, as in k6
     ],
 )
 def test_what_has_not_failed_or_was_not_told_to_ends_nothing(metric: str, limit: Limit) -> None:
@@ -216,6 +217,11 @@ def test_latency_from_due_is_kept_beside_latency_from_send() -> None:
     metrics = Metrics(history.results())
     assert metrics.get("http_req_duration").statistic("max") == 5
     assert metrics.get("http_req_response_time").statistic("max") == 12
+
+
+def test_dropped_iterations_have_no_outcome() -> None:
+    with pytest.raises(ValueError, match="have no outcome"):
+        thresholds.parse("dropped_iterations{outcome:admitted}", "count<1", [])
 
 
 def test_dropped_iterations_are_counted_for_each_scenario() -> None:

@@ -33,8 +33,12 @@ def verdict(history: History, *expressions: tuple[str, str]) -> Verdict:
 
 def strained(**changes: float) -> Generator:
     """A generator that was at ease but for what is given, while the burst's requests ended."""
-    ease = {"cpu": 0.1, "waited": 0.0, "lag": 0.0, "lag_p95": 0.0, "lag_p99": 0.0, "saturated": 0.0}
-    return Generator(0.1, 0.1, 1.0, 2.0, strains=(Strain(BURST, 50, **(ease | changes)),))
+    return Generator(0.1, 0.1, 1.0, 2.0, strains=(strain(BURST, **changes),))
+
+
+def strain(part: int, **changes: float) -> Strain:
+    ease = {"cpu": 0.1, "waited": 0.0, "lag": 0.0, "lag_p95": 0.0, "lag_p99": 0.0, "lag_max": 0.0, "saturated": 0.0}
+    return Strain(part, 50, **(ease | changes))
 
 
 def finding(history: History, promise: str) -> Finding:
@@ -167,7 +171,32 @@ def test_rounds_that_did_not_overlap_are_inconclusive() -> None:
         history.store(ticket)
     judged = verdict(history)
     assert judged.exit_code == ExitCode.INCONCLUSIVE
-    assert "Only 20 of 30 rounds had half of their requests in flight together" in judged.headline
+    assert "Only 20 of 30 rounds of race had half of their requests in flight together" in judged.headline
+
+
+def test_one_race_lends_no_contention_to_another() -> None:
+    history = quiet_race(OVERTOOK)
+    assert verdict(history).status is Status.PASS
+    history.parts = (*history.parts, Part("stock", "race", 10, measured=True))
+    history.changes["races"] = (*history.changes["races"], *history.changes["races"])
+    assert "No round of stock was run." in verdict(history).headline
+    for ticket in range(20, 22):
+        history.race(ticket, ["admitted"] + ["already_used"] * 9, overlap=2, part=4, name="stock")
+        history.store(ticket)
+    judged = verdict(history)
+    assert judged.status is Status.INCONCLUSIVE
+    assert "Only 0 of 2 rounds of stock" in judged.headline
+
+
+def test_a_server_that_one_race_found_to_serialise_does_so_for_another_that_did_not_look() -> None:
+    history = quiet_race(probe(answered=120, ended=100))
+    assert verdict(history).status is Status.INCONCLUSIVE
+    history.race(30, ["admitted"] + ["busy"] * 9)
+    history.store(30)
+    history.changes["races"] = (*history.changes["races"], Raced("again", "barrier", "", (), (), "no room"))
+    judged = verdict(history)
+    assert judged.status is Status.INCONCLUSIVE
+    assert "effective concurrency 1" in judged.headline
 
 
 def quiet_race(*before: Probe, after: tuple[Probe, ...] = ()) -> History:
@@ -320,6 +349,15 @@ def test_a_ticket_that_is_used_without_a_time_fails_where_the_first_scan_wins() 
     assert "kept no time" in finding(history, "first-scan-wins").statement
 
 
+def test_a_flag_does_not_tell_how_often_an_offline_scan_took_effect() -> None:
+    history = synced(SYNCED, keep=0)
+    flags = replace(history.snapshot(), entries=None)
+    told = {found.promise for found in judge(history.results(), flags, []).findings}
+    assert "first-scan-wins" in told
+    assert "idempotent" not in told
+    assert "idempotent" in {found.promise for found in verdict(history).findings}
+
+
 def test_an_offline_scan_without_a_reply_may_be_the_one_that_stayed_or_not() -> None:
     outcomes = ["unknown"] * 9 + ["admitted"]
     allowed = [finding(synced(outcomes, keep), "first-scan-wins").status is Status.PASS for keep in range(10)]
@@ -416,14 +454,29 @@ def test_a_broken_threshold_fails_and_one_without_samples_does_not_pass() -> Non
 
 def test_a_latency_that_the_tools_own_lateness_could_explain_proves_nothing() -> None:
     history = good()
-    history.changes = {"generator": strained(lag_p99=2.0)}
-    judged = verdict(history, ("scan_duration", "p(95)<4"))
+    history.changes = {"generator": strained(lag_p99=2.0, lag_max=3.0)}
+    of_burst = "scan_duration{scenario:burst}"
+    judged = verdict(history, (of_burst, "p(95)<4"))
     assert judged.status is Status.INCONCLUSIVE
     assert "late by up to 2.0 ms" in judged.headline
-    assert verdict(history, ("scan_duration", "p(95)<2.9")).status is Status.FAIL
-    assert verdict(history, ("scan_duration", "med<4")).status is Status.FAIL  # the mean lateness explains no ms
+    assert verdict(history, (of_burst, "p(95)<2.9")).status is Status.FAIL
+    assert verdict(history, (of_burst, "p(99.9)<2.9")).status is Status.INCONCLUSIVE
+    assert verdict(history, (of_burst, "max<2.9")).status is Status.INCONCLUSIVE
+    assert verdict(history, (of_burst, "max<1.9")).status is Status.FAIL
+    assert verdict(history, (of_burst, "med<4")).status is Status.FAIL  # the mean lateness explains no ms
     assert verdict(history, ("scan_duration{scenario:race}", "p(95)<4")).status is Status.FAIL
     assert verdict(history, ("scan_errors", "rate<0")).status is Status.FAIL
+
+
+def test_what_the_tool_was_late_by_in_one_scenario_excuses_no_other() -> None:
+    history = good()
+    assert verdict(history, ("scan_duration", "p(95)<4")).status is Status.FAIL
+    for part in (BURST, RACE):
+        history.changes = {"generator": Generator(0.1, 0.1, 1.0, 2.0, strains=(strain(part, lag_p99=2.0),))}
+        assert verdict(history, ("scan_duration", "p(95)<4")).status is Status.FAIL
+    both = (strain(BURST, lag_p99=2.0), strain(RACE, lag_p99=2.0))
+    history.changes = {"generator": Generator(0.1, 0.1, 1.0, 2.0, strains=both)}
+    assert verdict(history, ("scan_duration", "p(95)<4")).status is Status.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(
@@ -450,16 +503,18 @@ def test_lateness_that_is_small_beside_the_latencies_is_no_reason_to_doubt_them(
         history.admit(number, ms=20)
     history.changes = {"generator": strained(lag=1.5, lag_p95=1.5)}
     assert finding(history, "generator").status is Status.PASS
-    for strain in {"lag": 2.5}, {"lag_p95": 2.5}:
-        history.changes = {"generator": strained(**strain)}
+    for late in {"lag": 2.5}, {"lag_p95": 2.5}:
+        history.changes = {"generator": strained(**late)}
         assert finding(history, "generator").status is Status.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(
     ("outcomes", "words"),
     [
-        (["not_sent"] * 3, "burst: not one scan was answered (3 not_sent): connection refused"),
-        (["overload"] * 3 + ["unknown"], "burst: not one scan was answered (3 overload, 1 unknown)"),
+        (["not_sent"] * 3, "burst: not one scan was served (3 not_sent): connection refused"),
+        (["overload"] * 3 + ["unknown"], "burst: not one scan was served (3 overload, 1 unknown)"),
+        (["refused"] * 3, "burst: not one scan was served (3 refused)"),
+        (["not_found"] * 3, "burst: not one scan was served (3 not_found)"),
         ([], "burst: nothing was measured"),
     ],
 )
@@ -613,8 +668,8 @@ def test_iterations_without_time_are_inconclusive() -> None:
 
 def test_a_run_that_a_threshold_ended_is_judged_as_the_threshold() -> None:
     history = good()
-    history.changes = {"aborted": "scan_duration p(95)<4"}
-    limit = ("scan_duration", "p(95)<4")
+    history.changes = {"aborted": "scan_duration{scenario:burst} p(95)<4"}
+    limit = ("scan_duration{scenario:burst}", "p(95)<4")
     assert verdict(history, limit).exit_code == ExitCode.FAIL
     history.changes |= {"generator": strained(lag_p99=2.0)}
     assert verdict(history, limit).exit_code == ExitCode.INCONCLUSIVE

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import schemas
 
-from provision.errors import ConfigError, TargetError, TicketsError
+from provision.errors import ApiError, ConfigError, TargetError, TicketsError
 from provision.fixtures import manifest, plan, recipe
 from provision.fixtures.manifest import Manifest
 from provision.fixtures.plan import Plan
@@ -353,3 +353,73 @@ def test_a_run_is_proven_with_a_count_or_two_for_each_table() -> None:
     assert gateway.read == ()  # type: ignore[attr-defined]
     assert standing.known == {table.table: table.ranges for table in mine.tables}
     assert not standing.doubts
+
+
+@pytest.mark.parametrize("tickets", [12, 1_200])
+def test_a_row_of_others_with_a_number_of_a_batch_is_not_vouched_for_by_the_rest_of_it(tickets: int) -> None:
+    gateway = opened()
+    gateway.insert("events", [{"id": -1, "name": "theirs"}], key="id")
+    mine, _ = seed(gateway, tickets=tickets)
+    gateway.rows["seats"].clear()
+    numbers = sorted(gateway.rows["tickets"])[-5:]
+    for number in numbers:
+        gateway.rows["tickets"][number] = {"id": number, "event_id": -1, "code": f"theirs {number}"}
+    for done in (removal.survey(gateway, mine), removal.remove(gateway, mine, ignore)):
+        [why] = [account.why for account in done.accounts if account.left == 5]
+        assert f"between {numbers[0]} and {numbers[-1]}" in why
+    assert sorted(gateway.rows["tickets"]) == numbers
+    assert set(gateway.rows["events"]) == {-1}
+
+
+class Strict(MemoryGateway):
+    """A condition on a column that is not there is an error, as it is to the API."""
+
+    def count(self, table: str, where: Sequence[Filter]) -> int:
+        for condition in where:
+            if table in self.rows and condition.column not in self._schema.tables[table].columns:
+                raise ApiError(
+                    f"column {table}.{condition.column} does not exist (42703)", sqlstate="42703", status=400
+                )
+        return super().count(table, where)
+
+    def select(self, table: str, columns: Sequence[str], where: Sequence[Filter], *, key: str) -> Any:
+        self.count(table, [*where, *(Filter(column, "has", True) for column in columns)])
+        return super().select(table, columns, where, key=key)
+
+
+@pytest.mark.parametrize("unsettled", [False, True])
+@pytest.mark.parametrize("gone", ["notes", "seats", "tickets.code"])
+def test_a_table_or_a_column_that_is_gone_does_not_stop_the_teardown_of_the_rest(gone: str, unsettled: bool) -> None:
+    gateway = opened(Strict)
+    mine = killed(gateway, "tickets")[0] if unsettled else seed(gateway)[0]
+    table, _, column = gone.partition(".")
+    tables = {name: dict(columns) for name, columns in TABLES.items()}
+    if column:
+        del tables[table][column]
+        for row in gateway.rows[table].values():
+            del row[column]
+    else:
+        del tables[table], gateway.rows[table]
+    gateway._schema = from_openapi(schemas.openapi(tables))
+    assert not any(account.left for account in removal.survey(gateway, mine).accounts if account.why)
+    done = removal.remove(gateway, mine, ignore)
+    assert not any(account.left for account in done.accounts), done.accounts
+    assert not any(gateway.rows.values())
+
+
+def test_what_is_gone_beside_rows_that_nothing_proves_any_more_is_no_error() -> None:
+    gateway = opened(Strict)
+    mine, _ = seed(gateway)
+    gateway.rows["seats"].clear()
+    for row in gateway.rows["events"].values():
+        row["name"] = "Renamed by the app"
+    del gateway.rows["notes"]
+    for row in gateway.rows["tickets"].values():
+        del row["code"]
+    tables = {name: dict(columns) for name, columns in TABLES.items() if name != "notes"}
+    del tables["tickets"]["code"]
+    gateway._schema = from_openapi(schemas.openapi(tables))
+    before = deepcopy(gateway.rows)
+    done = removal.remove(gateway, mine, ignore)
+    assert {account.table: account.left for account in done.accounts if account.left} == {"events": 1, "tickets": 13}
+    assert gateway.rows == before

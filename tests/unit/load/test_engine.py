@@ -1,6 +1,8 @@
 """The engine against a gate on loopback that keeps its own count."""
 
+import asyncio
 import gc
+import json
 import mmap
 import os
 import pickle
@@ -9,14 +11,16 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
 import gate as gates
+import http2_server
 import pytest
+import servers
 from gate import Gate
 from histories import History
 
@@ -28,16 +32,18 @@ from provision.audit.metrics import Metrics
 from provision.audit.verdict import Verdict, judge
 from provision.errors import ConfigError, ProvisionError, ScenarioError, Unreachable
 from provision.fixtures.ids import row_id
-from provision.load import engine, spec
+from provision.load import engine, race, release, spec
+from provision.load.course import Course
 from provision.load.engine import Progress
 from provision.load.http import Origin, Reply
 from provision.load.ledger import Ledger
 from provision.load.offline import scanned_at
 from provision.load.outcomes import Outcome, classifier
 from provision.load.overtaking import SlowRead
+from provision.load.pool import Pool
 from provision.load.request import Template
-from provision.load.results import Generator, Journal, Results
-from provision.load.session import Job
+from provision.load.results import SIZE, Generator, Journal, Results
+from provision.load.session import Job, Session
 from provision.load.spec import Limit
 from provision.load.tally import Tally
 from provision.load.wire import Connection
@@ -455,6 +461,90 @@ def test_a_second_interrupt_gives_up_what_is_in_flight_in_every_process() -> Non
         )
     assert outcomes(results, "burst") == {"interrupted": 4}
     assert results.elapsed < 10
+
+
+def test_a_second_interrupt_ends_a_race_that_still_connects() -> None:
+    def interrupt(progress: Progress) -> None:
+        del progress
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with gates.serving(gates.racy, TICKETS) as gate, servers.full_backlog() as never:
+        wanted = replace(job(gate, RACE, timeout="60s"), race_origin=Origin.parse(f"https://127.0.0.1:{never}"))
+        results = run(wanted, watch=interrupt)
+    assert results.interrupted
+    assert results.elapsed < 10
+
+
+@pytest.mark.parametrize("prepare", [lambda session: Course(session).prepare(), race.warm_up], ids=["VUs", "a race"])
+def test_a_second_interrupt_ends_the_connects_before_the_load(prepare: Callable[[Session], Any]) -> None:
+    both = {**ARRIVING, "race": {**RACE["race"], "sync": "single-packet"}}
+
+    async def main() -> int:
+        async with servers.serve(servers.mute) as never:
+            wanted = job(Gate(gates.racy, frozenset(), port=1), both, timeout="60s")
+            session = Session(replace(wanted, origin=Origin.parse(never.secure_url)), Pool(400))
+            preparing = asyncio.ensure_future(prepare(session))
+            while not never.connections:
+                await asyncio.sleep(0)
+            session.interrupt()
+            assert not preparing.done()
+            session.interrupt()
+            await asyncio.wait_for(preparing, 10)
+            session.close()
+            return never.connections
+
+    assert asyncio.run(main()) > 0
+
+
+def test_a_race_gives_up_what_is_in_flight_when_its_graceful_stop_is_over() -> None:
+    async def then_silent(gate: Gate, ticket: str) -> dict[str, Any]:
+        return await (gates.racy if len(gate.seen) <= 20 else gates.silent)(gate, ticket)
+
+    short = {"vus": 3, "rounds": 50, "maxDuration": "200ms", "gracefulStop": "100ms", "pause": "0ms"}
+    with gates.serving(then_silent, TICKETS) as gate:
+        wanted = job(gate, {"race": {**RACE["race"], **short}}, timeout="60s")
+        results = run(replace(wanted, slow_read=None))
+    told = outcomes(results, "race")
+    assert told["interrupted"] > 0
+    assert told.total() + results.dropped["race"] == 3 * 50
+    assert results.elapsed < 10
+
+
+def test_what_a_race_prepares_is_no_part_of_its_response_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(release, "SETTLE_S", 0.1)
+    with gates.serving(gates.racy, TICKETS) as gate:
+        results = run(replace(job(gate, {"race": {**RACE["race"], "rounds": 3}}), slow_read=None))
+    number = [part.name for part in results.parts].index("race")
+    waits = [record.sent - record.due for record in results.records() if record.part == number]
+    assert len(waits) == 30
+    assert 0 <= min(waits) < 50e6
+
+
+@pytest.mark.parametrize("at", [3, 11, 13, 15, 20, 36])
+def test_a_race_whose_http2_target_goes_away_ends_with_what_was_recorded(at: int, authority: servers.Authority) -> None:
+    def answer(peer: http2_server.Peer, stream: int, path: str) -> None:
+        if len(peer.seen.requests) >= at:
+            peer.seen.die()
+        elif "/rpc/" in path:
+            peer.reply(stream, json.dumps([gates.ROW | {"success": True}]).encode())
+        else:
+            asyncio.get_running_loop().call_later(gates.READ_S, peer.reply, stream, b"[]")
+
+    async def main() -> tuple[Session, int]:
+        async with http2_server.serve(authority, answer) as seen:
+            wanted = job(Gate(gates.racy, frozenset(), port=1), {"race": {**RACE["race"], "vus": 4, "rounds": 5}})
+            wanted = replace(wanted, race_origin=Origin.parse(seen.url, authority.file))
+            session = Session(wanted, Pool(400))
+            (executor,) = wanted.scenario.races.values()
+            await asyncio.wait_for(race.run(session, "race", executor), 20)
+            session.close()
+            return session, len(seen.requests)
+
+    session, requests = asyncio.run(main())
+    assert requests >= at
+    assert [raced.mode for raced in session.races] == ["single-packet"]
+    assert len(session.rounds) == 5
+    assert len(session.fresh) // SIZE >= 10 + 5 * 4
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds its children in /proc")

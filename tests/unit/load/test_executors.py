@@ -210,6 +210,13 @@ def test_a_vu_that_pauses_is_not_free() -> None:
     assert play(arriving(preAllocatedVUs=1, pause="250ms")).begun() == [0, 0.3, 0.6, 0.9, 1.2, 1.5, 1.8]
 
 
+@pytest.mark.parametrize("graceful", ["0s", "10s"])
+def test_what_a_tool_that_stood_still_did_not_send_in_time_is_dropped(graceful: str) -> None:
+    seen = play(arriving(gracefulStop=graceful), took=0.3, stall=(1.05, 3.0))
+    assert max(seen.begun()) <= 1.05
+    assert (len(seen.begun()), seen.dropped) == (11, 9)
+
+
 def test_lateness_is_kept_since_the_due_time_is_what_is_recorded() -> None:
     assert play(arriving(startTime="1s")).due == pytest.approx([1 + n / 10 for n in range(20)])
 

@@ -53,7 +53,7 @@ def test_postgrests_errors_have_their_conventional_names(code: str, status: int,
 
 @pytest.mark.parametrize(
     ("status", "outcome"),
-    [(429, "rate_limited"), (503, "overload"), (502, "unknown"), (504, "unknown"), (520, "unknown"), (524, "unknown"),
+    [(429, "rate_limited"), (503, "unknown"), (502, "unknown"), (504, "unknown"), (520, "unknown"), (524, "unknown"),
      (544, "unknown"), (500, "unknown"), (402, "refused"), (540, "refused"), (301, "refused"), (401, "unauthorised"),
      (404, "unclassified"), (200, "unclassified"), (204, "unclassified")],
 )  # fmt: skip

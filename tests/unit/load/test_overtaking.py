@@ -8,8 +8,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from provision.load.http import Origin, Reply
-from provision.load.overtaking import LEAST_NS, ROWS, Calibrated, SlowRead, calibrate
+from provision.load.http import Fault, Origin, Reply, not_sent
+from provision.load.overtaking import LEAST_NS, ROWS, Calibrated, SlowRead, calibrate, overtake
+from provision.load.results import Probe
 
 SCAN_NS = 5_000_000
 ROUND_TRIP_NS = 3_000_000
@@ -79,3 +80,24 @@ def test_a_read_that_something_else_slowed_down_does_not_lead_astray(slowed: int
 
     found = asyncio.run(calibrate(hiccup, database.read, SCAN_NS))
     assert LEAST_NS <= database.cost(found.request) < 6 * LEAST_NS
+
+
+async def no_scan() -> None:
+    return None
+
+
+def test_a_target_that_refuses_the_slow_read_ends_the_probe_at_once() -> None:
+    async def refuse(_place: int, _request: bytes) -> Reply:
+        return not_sent("connection refused")
+
+    probing = overtake(refuse, Calibrated(b"GET"), 1, no_scan)
+    assert asyncio.run(asyncio.wait_for(probing, 5)) == Probe(1, 0, 0, 0, ())
+
+
+def test_slow_reads_that_are_given_up_end_the_probe_at_once() -> None:
+    async def give_up(place: int, _request: bytes) -> Reply:
+        took = 60_000_000_000
+        return Reply(0, b"", 1, 0, 2, Fault.ABORTED, "") if place else Reply(200, b"[]", 1, took, took, None, "")
+
+    probing = overtake(give_up, Calibrated(b"GET"), 2, no_scan)
+    assert asyncio.run(asyncio.wait_for(probing, 5)).ended == ()

@@ -235,8 +235,27 @@ def test_interrupted_volley_ends_with_aborted_replies(run: Run) -> None:
     assert [reply.fault for reply in run(main()).replies] == [Fault.ABORTED] * 3
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_volley_that_is_given_up_while_it_connects_ends_at_once(run: Run, mode: str) -> None:
+    async def main() -> tuple[Volley, Seen]:
+        async with serve(replying(OK)) as ready, serve(servers.mute) as never:
+            origins = [Origin.parse(url) for url in (ready.url, never.secure_url, never.secure_url)]
+            connections = [Connection(origin, timeout=LONG) for origin in origins]
+            waiting = asyncio.ensure_future(volley(connections, [request(1)] * 3, mode=mode, timeout=LONG))
+            while never.connections < 2:
+                await asyncio.sleep(0)
+            for connection in connections:
+                connection.abort()
+            return await waiting, ready
+
+    result, ready = run(main())
+    assert [reply.fault for reply in result.replies] == [Fault.ABORTED] * 3
+    assert ready.requests == []
+
+
 def test_empty_volley_is_empty(run: Run) -> None:
-    assert run(volley([], [], timeout=SHORT)) == Volley("last-byte", (), 0, 0)
+    result = run(volley([], [], timeout=SHORT))
+    assert result == Volley("last-byte", (), 0, 0, result.start)
 
 
 def test_unknown_mode_is_a_configuration_error(run: Run) -> None:

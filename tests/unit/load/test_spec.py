@@ -115,6 +115,15 @@ def test_without_a_pause_nothing_bounds_the_tickets() -> None:
 OFFLINE = bundled.find("scenarios", "offline-sync")[1]
 
 
+@pytest.mark.parametrize("name", ["idempotent", "stock"])
+def test_effects_are_counted_in_rows_not_by_a_flag(name: str) -> None:
+    text = bundled.find("scenarios", name)[1]
+    entries = next(line for line in text.splitlines(keepends=True) if line.strip().startswith("entries:"))
+    flag = "  consumed: {table: tickets, where: {is_used: true}}\n"
+    with pytest.raises(ScenarioError, match="needs entries, the table with a row for each effect"):
+        spec.parse(Path("s.yaml"), text.replace(entries, flag if "consumed:" not in text else ""))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

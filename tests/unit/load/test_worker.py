@@ -115,6 +115,24 @@ def test_a_worker_that_never_hears_when_to_begin_vanishes_too() -> None:
         assert gate.seen == []
 
 
+ARRIVALS = (
+    "scenarios: {door: {executor: constant-arrival-rate, rate: 200, duration: 1h, preAllocatedVUs: 20, maxVUs: 20}}"
+)
+
+
+@pytest.mark.parametrize("text", [FOREVER, ARRIVALS])
+def test_a_stop_before_the_beginning_is_no_beginning(text: str) -> None:
+    with gates.serving(gates.racy, TICKETS) as gate, worker(gate, text) as process:
+        assert heard(process.stdout) == (READY, b"")
+        tell(process, frame(STOP))
+        tell(process, frame(START, (perf_counter_ns() - 1_000_000_000).to_bytes(8, "little")))
+        kinds = [heard(process.stdout)[0]]
+        while kinds[-1] != END:
+            kinds.append(heard(process.stdout)[0])
+        assert process.wait(10) == 0
+        assert gate.seen == []
+
+
 def test_the_terminals_interrupt_is_left_to_the_parent() -> None:
     with gates.serving(gates.racy, TICKETS) as gate, worker(gate) as process:
         begin(process)

@@ -38,6 +38,19 @@ def session(unsendable: object = None) -> Session:
     return Session(job, Pool(1), Share(0, 3), perf_counter_ns())
 
 
+def test_a_worker_does_not_hear_the_terminals_interrupt_even_before_it_can_ignore_it() -> None:
+    async def run() -> int:
+        job = session()
+        try:
+            async with Workers(job, 1, Ledger(BytesIO())) as workers:
+                return os.getpgid(workers._processes[0].pid)
+        finally:
+            job.close()
+            job.pool.close()
+
+    assert asyncio.run(run()) != os.getpgid(0)
+
+
 @pytest.mark.parametrize("fault", ["no more processes", "an order that cannot be sent"])
 def test_a_worker_that_cannot_be_started_takes_the_others_with_it(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Process] = []
