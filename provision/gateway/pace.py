@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 SMALLEST_GAIN = 1.1
-LEAST = 500
+LEAST = 1_000
 LONGEST = 2.0
 """Seconds that a request may take and batches still grow; the API ends a statement after 8."""
 
@@ -15,7 +15,7 @@ class Pace:
     """`size` rows a request, `window` requests at once; told of each request that ended. The first goes alone, and
     after any that had to be sent again they become more one by one."""
 
-    size: int = 500
+    size: int = 1_000
     most: int = 2_000
     flights: int = 4
     window: int = 1

@@ -50,7 +50,7 @@ tables:
 tickets: {table: bench_tickets, event: night_id}
 """
 PEER_ROWS = 40_000
-ROUNDS = 3
+ROUNDS = 5
 WAYS = ((500, 1), (1_000, 2), (1_000, 4), (2_000, 4), (2_000, 8), (4_000, 4))
 """Rows a request and connections of the raw client; the best of them, by the median of the rounds, is the peer."""
 

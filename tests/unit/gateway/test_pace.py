@@ -45,4 +45,4 @@ def test_a_request_that_shares_the_server_with_others_is_not_taken_for_a_slow_on
 
 def test_the_last_rows_are_dealt_to_all_flights() -> None:
     pace = Pace(size=2_000, flights=4)
-    assert [pace.next(left) for left in (100_000, 8_000, 6_000, 900)] == [2_000, 2_000, 1_500, 500]
+    assert [pace.next(left) for left in (100_000, 8_000, 6_000, 900)] == [2_000, 2_000, 1_500, 1_000]
