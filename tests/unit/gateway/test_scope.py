@@ -176,7 +176,7 @@ def test_a_row_of_others_that_only_a_view_shows_keeps_what_it_hangs_on(key: int)
     gateway = opened({**SHOWING, "tickets": numbered, "details": {**SHOWING["details"], "id": "bigint pk"}}, Cascading)
     owned = seed(gateway)
     event = keys(gateway, "events")[0]
-    gateway.hidden = ({"id": key, "event_id": event},)  # type: ignore[attr-defined]
+    gateway.hidden = ({"id": key, "event_id": event},)  # type: ignore[attr-defined] - of the double that was opened
     done = remove(gateway, owned)
     assert accounts(done) == {"tickets": (13, 13, 0), "events": (1, 0, 1)}
     assert [str(row) for row in done.foreign] == [f"details {key} references events {event} by event_id"]

@@ -317,7 +317,7 @@ def test_what_the_server_still_answers_when_it_left_comes_before_what_is_asked_t
         async with serve(authority, slow_and_leave) as seen:
             channel = await open_channel(Origin.parse(seen.url, authority.file), "auto", 3, LONG)
             asked = [asyncio.ensure_future(channel.ask(0, request(0)))]
-            while not channel.links[0].left:  # type: ignore[attr-defined]
+            while not channel.links[0].left:  # type: ignore[attr-defined] - links over HTTP/2
                 await asyncio.sleep(0)
             asked += [asyncio.ensure_future(channel.ask(place, request(place))) for place in (1, 2)]
             await asyncio.sleep(0)
