@@ -130,8 +130,7 @@ def one_round(dice: random.Random, run: Command, stack: Stack, sql: Sql) -> None
     tickets = dice.choice([3, 20, 60, 520 if recipe == "gigs.yaml" else 120])
     chance = dice.choice([0.0, 0.1, 0.3])
     deadly = (dice.randrange(1, 25), dice.choice(KILLS)) if dice.random() < 0.8 else None
-    many = tickets >= 4 * FEWEST  # so that a batch may be halved twice and still be known by its number
-    rewriting = dice.choice(["enable", "disable"]) if many else "disable"
+    rewriting = dice.choice(["enable", "disable"]) if tickets >= FEWEST else "disable"
     sql(stack, f"alter table passes {rewriting} trigger rewrite")
     before = rows(stack, sql)
     code = run("seed", recipe, "--tickets", str(tickets), chance=chance, deadly=deadly)
