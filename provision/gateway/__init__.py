@@ -31,6 +31,11 @@ class BatchTooLarge(ApiError):
     """The statement timed out or the body was too large (57014, 413): nothing was written, fewer rows may pass."""
 
 
+FEWEST = 10
+"""So many rows that came together, or look as the run's would, are nobody's coincidence."""
+PARTED = 2 * FEWEST
+"""Fewer rows whose ids the database makes are not parted before they were tried again: their parts would be too few to
+be told when a reply is lost."""
 Look = Callable[[], Sequence[Row]]
 
 

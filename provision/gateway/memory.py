@@ -33,7 +33,9 @@ class MemoryGateway:
         self._cascades = cascades
         self.rows: dict[str, dict[Any, dict[str, Any]]] = {name: {} for name in schema.tables}
         self.retries = 0
-        self._made = 0
+        self._made = self._transactions = 0
+        self._written: dict[tuple[str, Any], str] = {}
+        """The transaction that wrote each row."""
 
     def schema(self) -> Schema:
         return self._schema
@@ -41,8 +43,11 @@ class MemoryGateway:
     def insert(self, table: str, rows: Sequence[Row], *, key: str) -> None:
         for row in rows:
             self._check(table, row)
+        self._transactions += 1
         for row in rows:
-            self._table(table).setdefault(row[key], dict(row))
+            if row[key] not in self._table(table):
+                self._table(table)[row[key]] = dict(row)
+                self._written[table, row[key]] = str(self._transactions)
 
     def add(self, table: str, rows: Sequence[Row], *, columns: Sequence[str], look: Look) -> Sequence[Row]:
         key = next(name for name in columns if self._schema.tables[table].columns[name].primary)
@@ -59,7 +64,8 @@ class MemoryGateway:
     def select(self, table: str, columns: Sequence[str], where: Sequence[Filter], *, key: str) -> Iterator[Row]:
         rows = sorted(self._matching(table, where), key=lambda row: row[key])
         for row in rows:
-            yield {name: row.get(name) for name in dict.fromkeys([key, *columns])}
+            shown = {**row, "xmin": self._written.get((table, row[key]))}
+            yield {name: shown.get(name) for name in dict.fromkeys([key, *columns])}
 
     def last(self, table: str, column: str, where: Sequence[Filter]) -> Any:
         return max((row[column] for row in self._matching(table, where) if row.get(column) is not None), default=None)

@@ -22,7 +22,7 @@ from provision.fixtures.ids import IdRange, NumberRange, Range, Recorded, ranges
 from provision.fixtures.manifest import Batch, Manifest, OwnedTable
 from provision.fixtures.plan import Plan
 from provision.fixtures.tables import TablePlan
-from provision.gateway import BatchTooLarge, Filter, Gateway, Row, ownership, settling, within
+from provision.gateway import FEWEST, PARTED, BatchTooLarge, Filter, Gateway, Row, ownership, settling, within
 from provision.gateway.pace import Pace
 
 Done = Callable[[str, int, int], None]
@@ -192,17 +192,29 @@ def _add(
     for first, stop in _unknown(adding.ids):
         start = first
         while start < stop:
-            end = min(stop, start + size)
+            end = _end(start, stop, size)
             try:
                 adding.add((start, end))
             except BatchTooLarge:
                 if end - start == 1:
                     raise
-                size = (end - start + 1) // 2
+                size = _parted(end - start)
                 continue
             start = end
             done(table.table, start, table.rows)
     adding.prove()
+
+
+def _end(start: int, stop: int, size: int) -> int:
+    """Where a batch ends: it takes the last rows with it when they are too few to be told by their number."""
+    end = min(stop, start + size)
+    return stop if stop - end < FEWEST <= size else end
+
+
+def _parted(rows: int) -> int:
+    """The rows in a batch after one that was too large, though it was tried again if it was small."""
+    half = (rows + 1) // 2
+    return half if half >= FEWEST and rows >= PARTED else min(half, FEWEST - 1)
 
 
 def _above(plan: Plan, table: TablePlan) -> settling.Above:
@@ -257,7 +269,7 @@ class _Adding:
         for start, parts in before.told:
             self.ids.record(start, [number for part in parts for number in range(part.first, part.high + 1)])
         for start in dict.fromkeys(batch.start for batch in before.unsettled):
-            if not self.ids.known(start) and (found := self._find(start)):
+            if not self.ids.known(start) and (found := self._find(start, FEWEST)):
                 self._record(start, found)
 
     def add(self, span: Span) -> None:
@@ -273,7 +285,7 @@ class _Adding:
         """Raise TargetError when an attempt without a reply was applied beside the one that was answered."""
         if self.unanswered:
             left = settling.traces(self.gateway, self.plan.run, self._owned(), self.unanswered, self.above)
-            _prove(self.table, self.table.rows + len(left.texts()) + len(left.hanging))
+            _prove(self.table, self.table.rows + left.beside(batch.stop - batch.start for batch in self.unanswered))
 
     def _announce(self, batch: Batch) -> None:
         self.journal(journal_lines.batch(self.table.table, *batch))
@@ -317,10 +329,10 @@ class _Adding:
             self._announce(batch)
         return [{self.table.key: number} for number in found]
 
-    def _find(self, start: int) -> list[int]:
+    def _find(self, start: int, fewest: int = settling.AT_ONCE) -> list[int]:
         """The ids of the rows that an attempt without a reply wrote of the batch that starts there."""
         attempts = [batch for batch in self.unanswered if batch.start == start]
-        return settling.find(self.gateway, self.plan.run, self._owned(), attempts, self.above)
+        return settling.find(self.gateway, self.plan.run, self._owned(), attempts, self.above, fewest)
 
     def _owned(self) -> OwnedTable:
         """What is known of the table by now."""

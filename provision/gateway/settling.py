@@ -1,26 +1,31 @@
 """What became of a batch whose ids the database makes and whose reply never came: its rows are found by their trace.
 
-A batch is written as a whole or not at all, and its rows are newer than its floor. They are known by the text that the
-run gave them, as it was sent or changed in case or surroundings. Where the table has no text, or a trigger put another
-in its place, their number tells them: as many new rows as were sent hang on rows of ours. What is neither certainly
-ours nor certainly another's is unclear.
+A batch is written as a whole or not at all, in one transaction, and its rows are newer than its floor. They are known
+by the text that the run gave them, as it was sent or changed in case or surroundings. Where the table has no text, or a
+trigger put another in its place, their number tells them: one transaction wrote as many rows that hang on rows of ours
+as were sent. What is neither certainly ours nor certainly another's is unclear.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
-from provision.errors import TargetError
+from provision.errors import ApiError, Refused, TargetError
 from provision.fixtures import fakes, ids
 from provision.fixtures.ids import Range
 from provision.fixtures.manifest import Batch, OwnedTable
-from provision.gateway import Filter, Gateway, Row, among, text_chunks
-from provision.gateway.unmarked import FEWEST
+from provision.gateway import FEWEST, Filter, Gateway, Row, among, text_chunks
 
 Above = Mapping[str, Sequence[Range]]
 """The columns of a table that hold keys of rows of ours, each with those keys."""
+TRANSACTION = "xmin"
+"""PostgreSQL's own column of every row in a table (not of a view): the transaction that wrote the row as it is."""
+AT_ONCE = 2
+"""So many rows of one transaction, moments after a batch of as many was sent, are that batch."""
 
 
 class Settled(NamedTuple):
@@ -34,11 +39,11 @@ class Settled(NamedTuple):
 
 class Traces(NamedTuple):
     """What some batches left beside the rows that are recorded: the keys of rows with a text of the run, by their
-    ordinals; those of new rows without one that hang on rows of ours, and that hang on nothing; and of the batches
-    those that the texts do not settle."""
+    ordinals; those of new rows without one that hang on rows of ours, by the transaction that wrote them (`None` where
+    that cannot be seen), and that hang on nothing; and of the batches those that the texts do not settle."""
 
     marked: Mapping[int, Sequence[int]]
-    hanging: Sequence[int]
+    hanging: Mapping[str | None, Sequence[int]]
     bare: Sequence[int]
     unsettled: Sequence[Batch]
 
@@ -48,7 +53,26 @@ class Traces(NamedTuple):
 
     def rest(self) -> list[int]:
         """The keys of the new rows without such a text, in order."""
-        return sorted([*self.hanging, *self.bare])
+        return sorted([*chain.from_iterable(self.hanging.values()), *self.bare])
+
+    def whole(self, sizes: Iterable[int]) -> list[list[int]]:
+        """The keys of the new rows that are, by their number, nobody's but those of attempts that sent so many rows
+        each, attempt by attempt."""
+        attempts, sums = Counter(sizes), 1
+        for rows in attempts.elements():
+            sums |= sums << rows
+        alike = Counter(len(keys) for keys in self.hanging.values())
+        return [
+            sorted(keys)
+            for transaction, keys in self.hanging.items()
+            if (alike[len(keys)] <= attempts[len(keys)] if transaction is not None else sums >> len(keys) & 1)
+        ]
+
+    def beside(self, sizes: Iterable[int]) -> int:
+        """How many new rows, with a text of the run or without one, such attempts may have written."""
+        attempts = set(sizes)
+        may = (len(keys) for transaction, keys in self.hanging.items() if transaction is None or len(keys) in attempts)
+        return len(self.texts()) + sum(may)
 
 
 def settle(gateway: Gateway, run: str, owned: OwnedTable, above: Above) -> Settled:
@@ -56,23 +80,25 @@ def settle(gateway: Gateway, run: str, owned: OwnedTable, above: Above) -> Settl
     if not owned.unsettled:
         return Settled(owned.ranges, (), "")
     left = traces(gateway, run, owned, owned.unsettled, above)
-    found, unclear = left.texts(), left.rest()
     lost, again = _sizes(owned, left)
-    if _is_whole(owned, len(left.hanging), lost, again):
-        found, unclear = [*found, *left.hanging], []
-    elif not lost and not (_has_text(owned) and again and len(unclear) >= min(again)):
+    whole = left.whole([*_telling(owned, lost, FEWEST), *(rows for rows in again if rows >= FEWEST)])
+    found, unclear = [*left.texts(), *chain.from_iterable(whole)], left.rest()
+    if whole or not (lost or (_has_text(owned) and again and len(unclear) >= min(again))):
         unclear = []  # nothing is missing, and rows that hang on ours are seen by the teardown
     known = ids.ranges([*_each(owned.ranges), *found]) if found else owned.ranges
     return Settled(known, tuple(unclear), said(left.unsettled, unclear) if unclear else "")
 
 
-def find(gateway: Gateway, run: str, owned: OwnedTable, attempts: Sequence[Batch], above: Above) -> list[int]:
+def find(
+    gateway: Gateway, run: str, owned: OwnedTable, attempts: Sequence[Batch], above: Above, fewest: int
+) -> list[int]:
     """The keys of the rows that one of some attempts at a batch wrote, in the order in which they were sent; none if
-    none was applied. Raises TargetError where it cannot be known, or where it was not one of them as a whole."""
+    none was applied. That they are `fewest` in one transaction tells them where no text does. Raises TargetError where
+    it cannot be known, or where it was not one of them as a whole."""
     left = traces(gateway, run, owned, attempts, above)
     found, sizes = left.texts(), {batch.stop - batch.start for batch in attempts}
-    if not found and _is_whole(owned, len(left.hanging), sizes & {len(left.hanging)}, ()):
-        return sorted(left.hanging)
+    if not found and len(whole := left.whole(_telling(owned, sizes, fewest))) == 1 and len(whole[0]) in sizes:
+        return whole[0]
     ordinals = [n for n in sorted(left.marked) for _ in left.marked[n]]
     first = attempts[0].start
     if found and (len(found) not in sizes or ordinals != list(range(first, first + len(found)))):
@@ -83,6 +109,11 @@ def find(gateway: Gateway, run: str, owned: OwnedTable, attempts: Sequence[Batch
     if not found and (rest := left.rest()):
         raise TargetError(f"{owned.table}: {said(attempts, rest)}.", hint=_hint(owned))
     return found
+
+
+def _telling(owned: OwnedTable, sizes: Iterable[int], fewest: int) -> list[int]:
+    """How many rows batches have that can be told by their number: where nothing else could tell them, however few."""
+    return [rows for rows in sizes if rows >= fewest or not _has_text(owned)]
 
 
 def _hint(owned: OwnedTable) -> str:
@@ -122,12 +153,12 @@ def traces(gateway: Gateway, run: str, owned: OwnedTable, batches: Sequence[Batc
         marked = {n: keys for n, keys in fresh.items() if keys}
         if owned.told and not owned.stored:  # the table keeps its texts: what has none of it was not applied
             unsettled = [batch for batch in unsettled if _found(batch, marked)]
-    hanging: list[int] = []
+    hanging: dict[str | None, list[int]] = {}
     bare: list[int] = []
     known = {key for keys in marked.values() for key in keys}
-    for key, hangs in _without_text(gateway, owned, unsettled, above) if unsettled else ():
+    for key, hangs, transaction in _without_text(gateway, owned, unsettled, above) if unsettled else ():
         if key not in known:
-            (hanging if hangs else bare).append(key)
+            (hanging.setdefault(transaction, []) if hangs else bare).append(key)
     return Traces(marked, hanging, bare, unsettled)
 
 
@@ -162,16 +193,6 @@ def _sizes(owned: OwnedTable, left: Traces) -> tuple[list[int], list[int]]:
     return lost, again
 
 
-def _is_whole(owned: OwnedTable, hanging: int, lost: Iterable[int], again: Iterable[int]) -> bool:
-    """Whether new rows that hang on ours are, by their number, nobody's but those of some attempts; where nothing else
-    could have told them, those of a single one that is missing may be few."""
-    sums = 1
-    for rows in (*lost, *again):
-        if rows >= FEWEST:
-            sums |= sums << rows
-    return hanging > 0 and (bool(sums >> hanging & 1) or (not _has_text(owned) and hanging in lost))
-
-
 def _with_exact_texts(gateway: Gateway, run: str, owned: OwnedTable, batches: Sequence[Batch]) -> dict[int, set[int]]:
     """The keys of the rows that have a batch's texts as they were sent, by ordinal."""
     column, template = _text(owned)
@@ -197,20 +218,33 @@ def _with_changed_texts(gateway: Gateway, run: str, owned: OwnedTable, batches: 
 
 def _without_text(
     gateway: Gateway, owned: OwnedTable, batches: Sequence[Batch], above: Above
-) -> Iterator[tuple[int, bool]]:
-    """The keys of the newer rows that are neither recorded nor another run's nor hang on rows of others, and whether
-    they hang on ours."""
+) -> Iterator[tuple[int, bool, str | None]]:
+    """The keys of the newer rows that are neither recorded nor another run's nor hang on rows of others, whether they
+    hang on ours, and the transaction that wrote them."""
     column = owned.trace.column if owned.trace is not None else ""
     where = iter([()]) if _has_text(owned) else among(column, above.get(column, ()))
     for some in where:
-        for row in gateway.select(owned.table, [column, *above], (*some, *_newer(owned, batches)), key=owned.key):
+        for row in _read(gateway, owned, [column, *above], (*some, *_newer(owned, batches))):
             hangs = hangs_on(row, above)
             if (
                 hangs is not False
                 and not _of_another_run(owned, row)
                 and ids.place(owned.ranges, row[owned.key]) is None
             ):
-                yield int(row[owned.key]), bool(hangs)
+                yield int(row[owned.key]), bool(hangs), row.get(TRANSACTION)
+
+
+def _read(gateway: Gateway, owned: OwnedTable, columns: Sequence[str], where: Sequence[Filter]) -> Iterator[Row]:
+    """Rows with the transaction that wrote them, where it can be seen: a view has none, a grant may leave it out."""
+    try:
+        rows = gateway.select(owned.table, [*columns, TRANSACTION], where, key=owned.key)
+        first = next(rows, None)
+    except (ApiError, Refused):
+        yield from gateway.select(owned.table, columns, where, key=owned.key)
+        return
+    if first is not None:
+        yield first
+        yield from rows
 
 
 def hangs_on(row: Row, above: Above) -> bool | None:

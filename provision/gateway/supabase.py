@@ -22,7 +22,7 @@ from provision import __version__
 from provision.errors import ApiError, ConfigError, ProvisionError, Refused, TargetError, Unreachable
 from provision.fixtures import schema as openapi
 from provision.fixtures.schema import Schema
-from provision.gateway import BatchTooLarge, Filter, Look, Row
+from provision.gateway import PARTED, BatchTooLarge, Filter, Look, Row
 from provision.gateway.retry import Notify, Transient, policy
 from provision.target import CA_VARIABLE, Target
 
@@ -116,7 +116,7 @@ class SupabaseGateway:
             data: Any = query.execute().data
             return list(data)
 
-        return self._call(f"insert into {table}", write, divisible=len(rows) > 1)
+        return self._call(f"insert into {table}", write, divisible=len(rows) >= PARTED)
 
     def count(self, table: str, where: Sequence[Filter]) -> int:
         def read() -> int:

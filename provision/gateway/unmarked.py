@@ -18,10 +18,8 @@ from provision.fixtures.ids import Range, Recorded
 from provision.fixtures.plan import Plan
 from provision.fixtures.schema import Column, Table
 from provision.fixtures.tables import TablePlan
-from provision.gateway import Gateway, Row, among
+from provision.gateway import FEWEST, Gateway, Row, among
 
-FEWEST = 10
-"""So many rows that all look as the run's would are nobody's coincidence."""
 UNBROKEN = 100
 """So many from the first on, in the order of their keys, are the run's though its last ones are missing."""
 DOUBLE = "there are more that look the same than the run made"

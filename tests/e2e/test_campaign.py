@@ -1,6 +1,7 @@
 """Kills and faults at random moments: after at most one resume and one teardown the database is as it was before.
 
 A short form runs always. The whole campaign: PROVISION_CAMPAIGN=300 pytest -s tests/e2e/test_campaign.py
+One that failed, alone: PROVISION_CAMPAIGN=1, PROVISION_CAMPAIGN_FIRST and _SEED as the failure names them.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from forks import FORKS, command
 from proxy import FAULTS, Proxy
 from shapes import BIGINT, GRANT, ROWS
 
-from provision.gateway.unmarked import FEWEST
+from provision.gateway import FEWEST
 from provision.local import stack as local
 from provision.local.stack import Stack
 
 ROUNDS = int(os.environ.get("PROVISION_CAMPAIGN", "10"))
+FIRST = int(os.environ.get("PROVISION_CAMPAIGN_FIRST", "0"))
 SEED = int(os.environ.get("PROVISION_CAMPAIGN_SEED", "20260601"))
 Sql = Callable[[Stack, str], str]
 REWRITING = """
@@ -155,7 +157,7 @@ def one_round(dice: random.Random, run: Command, stack: Stack, sql: Sql) -> None
 def test_after_kills_and_faults_the_database_is_as_it_was(target: Stack, sql: Sql, tmp_path: Path) -> None:
     storm = Storm(random.Random(SEED))  # noqa: S311 - repeatable on purpose
     with Proxy(target.url, storm.choose) as proxy:
-        for number in range(ROUNDS):
+        for number in range(FIRST, FIRST + ROUNDS):
             dice = random.Random(f"{SEED}/{number}")  # noqa: S311
             storm.dice = dice
             folder = tmp_path / str(number)

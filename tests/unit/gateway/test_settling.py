@@ -18,7 +18,18 @@ from provision.fixtures import manifest, plan, recipe
 from provision.fixtures.manifest import Manifest
 from provision.fixtures.plan import Plan
 from provision.fixtures.schema import from_openapi
-from provision.gateway import LONGEST, BatchTooLarge, Filter, Look, Row, ownership, removal, seeding, text_chunks
+from provision.gateway import (
+    LONGEST,
+    BatchTooLarge,
+    Filter,
+    Look,
+    Row,
+    ownership,
+    removal,
+    seeding,
+    settling,
+    text_chunks,
+)
 from provision.gateway.memory import MemoryGateway
 
 TABLES = {
@@ -71,7 +82,8 @@ class Faulty(MemoryGateway):
             raise KeyboardInterrupt
         if fault == "lost, and one more came":
             self._made += 1
-            self.rows[table][self._made] = {**self.rows[table][self._made - 1], "id": self._made, "place": 99}
+            more = {**self.rows[table][self._made - 1], "id": self._made, "place": 99}
+            MemoryGateway.insert(self, table, [more], key="id")
         if fault and fault.startswith("lost"):
             return look() or super().add(table, rows, columns=columns, look=look)
         return done
@@ -219,15 +231,30 @@ def test_a_batch_that_is_not_there_as_it_was_sent_is_not_gone_on_from(fault: str
     assert not any(gateway.rows.values())
 
 
-def test_batches_that_were_too_large_become_smaller_without_a_tiny_one_at_the_end() -> None:
+@pytest.mark.parametrize(
+    ("rows", "fitting", "batches"),
+    [
+        (21, 20, [11, 10]),
+        (39, 20, [20, 19]),
+        (41, 20, [11, 11, 19]),
+        (1_000, 130, [125] * 8),
+        (30, 11, [8, 8, 8, 6]),
+        (19, 18, [9, 9, 1]),
+        (11, 1, [1] * 11),
+        (2, 1, [1, 1]),
+    ],
+)
+def test_batches_that_were_too_large_become_smaller_and_too_few_to_be_told_only_at_last(
+    rows: int, fitting: int, batches: list[int]
+) -> None:
     class Slow(Faulty):
         def add(self, table: str, rows: Sequence[Row], *, columns: Sequence[str], look: Look) -> Sequence[Row]:
-            if len(rows) > 20:
+            if len(rows) > fitting:
                 raise BatchTooLarge("canceling statement due to statement timeout", sqlstate="57014", status=500)
             return super().add(table, rows, columns=columns, look=look)
 
-    lines = seed(Slow({}), 20)
-    assert [sum(part.count for part in parts) for _, parts in known(lines).table("seats").told] == [11, 10]
+    lines = seed(Slow({}), rows - 1)
+    assert [sum(part.count for part in parts) for _, parts in known(lines).table("seats").told] == batches
 
 
 def test_a_batch_that_was_written_twice_is_not_gone_on_from_and_goes_as_a_whole() -> None:
@@ -248,8 +275,17 @@ def test_a_trigger_that_rewrites_every_few_texts_is_noticed(cycle: int) -> None:
     assert known(lines).table("badges").stored
 
 
-def test_rows_without_a_text_are_not_written_twice_when_more_hang_on_ours_than_were_sent() -> None:
-    gateway = Faulty({("seats", 1): "lost, and one more came"})
+class Viewed(Faulty):
+    """Shows its tables as views, in which the column with a row's transaction is missing."""
+
+    def select(self, table: str, columns: Sequence[str], where: Sequence[Filter], *, key: str) -> Iterator[Row]:
+        if settling.TRANSACTION in columns:
+            raise ApiError(f"column {table}.xmin does not exist (42703)", sqlstate="42703", status=400)
+        yield from super().select(table, columns, where, key=key)
+
+
+def test_rows_of_a_view_are_not_written_twice_when_more_hang_on_ours_than_were_sent() -> None:
+    gateway = Viewed({("seats", 1): "lost, and one more came"})
     lines: Lines = [manifest.announce(planned(gateway), created="", target="", schema="public", versions={})]
     with pytest.raises(TargetError, match="the reply to 13 new rows was lost, and 14 rows came since") as refused:
         seeding.fill(gateway, planned(gateway), lines.append, lambda *_: None)
@@ -259,6 +295,56 @@ def test_rows_without_a_text_are_not_written_twice_when_more_hang_on_ours_than_w
         resume(gateway, lines)
     assert "14 rows came since" in left(gateway, lines)["seats"]
     assert len(gateway.rows["seats"]) == 14
+
+
+def test_rows_of_a_view_are_found_by_their_number_alone() -> None:
+    gateway = Viewed({("tickets", 1): "killed"}, hashed)
+    assert not left(gateway, seed(gateway))
+    assert not any(gateway.rows.values())
+
+
+def test_rows_of_one_transaction_are_told_from_one_that_came_beside_them() -> None:
+    gateway = Faulty({("seats", 1): "lost, and one more came"})
+    lines = seed(gateway)
+    [theirs] = [row for row in gateway.rows["seats"].values() if row["place"] == 99]
+    assert len(gateway.rows["seats"]) == 14
+    assert set(left(gateway, lines)) == {"events", "tickets"}
+    assert list(gateway.rows["seats"].values()) == [theirs]
+
+
+@pytest.mark.parametrize("theirs", [1, 4, 12])
+def test_the_rewritten_rows_of_a_killed_batch_go_without_those_that_others_attached(theirs: int) -> None:
+    gateway = Faulty({("tickets", 1): "killed"}, hashed)
+    lines = seed(gateway)
+    attached = attach(gateway, theirs)
+    assert set(left(gateway, lines)) == {"events"}
+    assert set(gateway.rows["tickets"]) == attached
+
+
+def test_as_many_rows_as_were_sent_that_were_attached_one_by_one_are_not_taken_for_them() -> None:
+    gateway = Faulty({("tickets", 1): "killed before"}, hashed)
+    lines = seed(gateway)
+    [event] = gateway.rows["events"]
+    for n in range(13):
+        MemoryGateway.insert(gateway, "tickets", [{"id": 9_000 + n, "event_id": event, "code": f"{n}"}], key="id")
+    assert "13 rows came since" in left(gateway, lines)["tickets"]
+    assert len(gateway.rows["tickets"]) == 13
+
+
+def test_of_two_transactions_with_as_many_rows_as_were_sent_none_is_taken_for_ours() -> None:
+    gateway = Faulty({("tickets", 1): "killed"}, hashed)
+    lines = seed(gateway)
+    attach(gateway, 13)
+    assert "26 rows came since" in left(gateway, lines)["tickets"]
+    assert len(gateway.rows["tickets"]) == 26
+
+
+def test_a_few_rewritten_rows_are_found_moments_after_the_reply_to_them_was_lost() -> None:
+    gateway = Faulty({("tickets", 1): "lost"}, hashed)
+    lines = seed(gateway, 3)
+    assert len(gateway.rows["tickets"]) == len(gateway.rows["seats"]) == 4
+    assert not left(gateway, lines)
+    assert not any(gateway.rows.values())
 
 
 @pytest.mark.parametrize("fault", ["lost", "killed"])
