@@ -15,6 +15,7 @@ from provision.load.share import Share
 
 BACK_OFF = 0.1
 """Seconds before a VU whose request could not be sent tries again."""
+NOT_OUT = frozenset({Fault.NOT_SENT, Fault.STARVED})
 _SECOND = 1_000_000_000
 
 
@@ -148,7 +149,7 @@ class _Vu:
     def done(self, reply: Reply) -> None:
         self.crew.session.record(self.lane, self.ticket, self.due, reply)
         self.lane.iteration += 1
-        self.next(BACK_OFF if reply.fault in {Fault.NOT_SENT, Fault.STARVED} else 0.0)
+        self.next(BACK_OFF if reply.fault in NOT_OUT else 0.0)
 
     def give_up_at(self, span: Span) -> None:
         """Watch over the span's iterations: what is still in flight when it is given up is aborted."""

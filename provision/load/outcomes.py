@@ -142,8 +142,10 @@ def look_up(value: Any, path: str) -> Any:
 def _matcher(rule: Rule) -> Matcher:
     if rule.path is None:
         return lambda status, _: rule.status == status
-    test, path, wanted = _test(rule), rule.path, rule.status
+    test, path, wanted, equals = _test(rule), rule.path, rule.status, rule.equals
     if wanted is None and "." not in path and not path.isdigit():  # most rules: a key of an object
+        if isinstance(equals, bool) and rule.matches is None and rule.one_of is None:
+            return lambda _, value: type(value) is dict and value.get(path) is equals
         return lambda _, value: type(value) is dict and test(value.get(path, _NOTHING))
     return lambda status, value: wanted in {None, status} and test(look_up(value, path))
 

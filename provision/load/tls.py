@@ -53,17 +53,17 @@ class Tls(asyncio.Protocol):
 
     def _read(self) -> None:
         """Hand on what the records that have come hold, in one piece, so that no rest is taken for the next reply."""
-        parts: list[bytes] = []
+        data = b""
         end: Exception | None = None
         try:
-            parts.append(self._tls.read(READ))
+            data = self._tls.read(READ)
             while self._incoming.pending or self._tls.pending():
-                parts.append(self._tls.read(READ))
+                data += self._tls.read(READ)
         except NEEDED_NOTHING:
             pass
         except ssl.SSLError as error:
             end = error
-        if data := parts[0] if len(parts) == 1 else b"".join(parts):
+        if data:
             self._user.data_received(data)
         if self._outgoing.pending:
             self._flush()

@@ -38,7 +38,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_arrived", "_body", "_closing", "_complete", "_deadline", "_dialler", "_done", "_early", "_first", "_head",
-        "_head_only", "_in_body", "_last", "_oversize", "_parser", "_poll", "_seal", "_sent", "_sock",
+        "_in_body", "_last", "_oversize", "_parser", "_poll", "_seal", "_sent", "_sock",
         "_status", "_task", "_timeout_ns", "_timer", "_transport", "_trust", "_waited", "_wake", "_withheld",
         "bytes_sent", "connecting_ns", "connects", "origin", "timeout", "tls_ns",
     )  # fmt: skip
@@ -71,7 +71,7 @@ class Connection(asyncio.Protocol):
         self._sent = self._first = self._status = self._arrived = 0
         self._head = b""
         self._body: bytes | bytearray = b""
-        self._in_body = self._complete = self._closing = self._oversize = self._head_only = False
+        self._in_body = self._complete = self._closing = self._oversize = False
 
     # -- connecting
 
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
             return
         self._done = done
         idle = self._transport is None or (perf_counter_ns() - self._last > self._trust and self._stale())
-        if idle or not self._start(request, request):
+        if idle or not self._start(request):
             self._drop()
             self._sent = 0
             self._task = asyncio.get_running_loop().create_task(self._connect_and_start(request))
@@ -165,21 +165,17 @@ class Connection(asyncio.Protocol):
             self._fail(error.fault, str(error))
             return
         self._task = None
-        if self._transport is None or not self._start(request, request):
+        if self._transport is None or not self._start(request):
             self._sent = 0
             self._fail(Fault.NOT_SENT, "closed before the request was sent")
 
-    def _start(self, request: bytes, part: bytes) -> bool:
-        """Write `part` of a request, the time of which counts as `sent`; False when nothing of it went out."""
-        self._head_only = request.startswith(b"HEAD ")
+    def _start(self, data: bytes) -> bool:
+        """Hand bytes to the kernel, or to the transport what it does not take, at the time that counts as `sent`; False
+        when the connection is dead."""
         self._sent = sent = perf_counter_ns()
         self._deadline = deadline = sent + self._timeout_ns
         if deadline < self._wake:
             self._set_timer(sent)
-        return self._write(part)
-
-    def _write(self, data: bytes) -> bool:
-        """Hand bytes to the kernel, or to the transport what it does not take; False when the connection is dead."""
         if self._transport is None:
             return False
         size = len(data)
@@ -205,7 +201,7 @@ class Connection(asyncio.Protocol):
         self._early = None
         self._withheld = request[-1:]
         self._done = self._keep_early
-        if self._transport is None or self._stale() or not self._start(request, request[:-1]):
+        if self._transport is None or self._stale() or not self._start(request[:-1]):
             self._sent = 0
             self._fail(Fault.NOT_SENT, "the connection was closed before the release")
 
@@ -221,9 +217,7 @@ class Connection(asyncio.Protocol):
             return
         self._done = done
         self._first = 0
-        self._sent = sent = perf_counter_ns()
-        self._deadline = sent + self._timeout_ns
-        if not self._write(self._withheld):
+        if not self._start(self._withheld):
             self._done = partial(self._later, done)
             self._fail(Fault.RESET, "closed before any reply")
 
@@ -243,7 +237,7 @@ class Connection(asyncio.Protocol):
         if not self._first:
             end = data.find(b"\r\n\r\n") + 4
             known = _heads.get(data[:end])
-            if known is not None and known[1] == size - end and not (self._head_only or self._head):
+            if known is not None and known[1] == size - end and not self._head:
                 self._answer(known[0], data[end:], now, now, size)  # nearly always: the parser is not even asked
                 return
             self._first = now
@@ -301,8 +295,6 @@ class Connection(asyncio.Protocol):
             return
         self._in_body = True
         self._status = self._parser.get_status_code()
-        if self._head_only and self._status >= 200:
-            self._complete = self._closing = True  # the parser would wait for a body that does not come
 
     def on_body(self, part: bytes) -> None:
         if self._complete:
@@ -361,7 +353,7 @@ class Connection(asyncio.Protocol):
         waited, self._waited = self._waited, NO_WAIT
         self._last = now
         if done is not None:
-            done(_reply(Reply, (status, body, sent, first, now, None, "", *waited, arrived)))
+            done(_reply(Reply, (status, body, sent, first, now, None, "", waited[0], waited[1], arrived)))
 
     def _fail(self, fault: Fault, detail: str) -> None:
         """End the request in flight without a reply; the connection is of no more use."""

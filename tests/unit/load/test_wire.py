@@ -382,17 +382,6 @@ def test_more_than_one_reply_costs_the_connection(run: Run, extra: bytes) -> Non
     assert connections == 3
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"],
-)
-def test_reply_to_head_has_no_body(run: Run, answer: bytes) -> None:
-    async def use(asker: Asker, _seen: Seen) -> list[Reply]:
-        return [await asker(b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\n") for _ in range(2)]
-
-    assert [(r.status, r.body, r.fault) for r in run(with_server(replying(answer), use))] == [(200, b"", None)] * 2
-
-
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirect_is_a_reply_and_nobody_goes_there(run: Run, status: int) -> None:
     elsewhere = Seen()
