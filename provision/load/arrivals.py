@@ -45,13 +45,21 @@ class Arrivals:
         return self.session.lane(self.part, self.spare.popleft())
 
     async def prepare(self) -> None:
-        """Connect the VUs that are allocated before; one that cannot connect now says so with its first request."""
+        """Connect the VUs that are allocated before, unless a stop comes first; one that cannot connect now says so
+        with its first request."""
 
         async def connect(lane: Lane) -> None:
             with suppress(ConnectFailed):
                 await lane.connection.connect()
 
-        await asyncio.gather(*map(connect, self.lanes))
+        connecting = asyncio.gather(*map(connect, self.lanes))
+        stop = asyncio.ensure_future(self.session.stopping.wait())
+        await asyncio.wait((connecting, stop), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not connecting.done():
+            for lane in self.lanes:
+                lane.connection.abort()
+        await connecting
 
     async def run(self) -> None:
         """Carry the executor out to its end, its graceful stop or the user's."""

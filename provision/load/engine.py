@@ -192,12 +192,15 @@ def _signals(session: Session) -> Iterator[None]:
 
 
 async def _canary(session: Session) -> list[tuple[Outcome, Reply]]:
-    """One scan, the same again, and one of a ticket that does not exist."""
+    """One scan, the same again, and one of a ticket that does not exist: what was answered before a stop."""
     lane = session.lane(session.part(CANARY, CANARY, 1, measured=False), 0)
     ticket = session.take(CANARY)
-    answers = [] if ticket is None else [await session.ask(lane, which) for which in (ticket, ticket, NO_TICKET)]
+    answers: list[tuple[Outcome, Reply]] = []
+    for which in () if ticket is None else (ticket, ticket, NO_TICKET):
+        if not session.stopping.is_set():
+            answers.append(await session.ask(lane, which))
     lane.connection.bytes_sent = 0  # it is judged, not measured
-    return answers
+    return [answer for answer in answers if answer[0] is not Outcome.INTERRUPTED]
 
 
 def _planned(executor: spec.AnyExecutor) -> float:

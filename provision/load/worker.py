@@ -81,43 +81,33 @@ async def _work(reader: asyncio.StreamReader, home: _Home) -> None:
         home.send(SO_FAR, pickle.dumps(course.so_far()))
 
     course = Course(session)
+    begin: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    listener = asyncio.create_task(_listen(reader, session, begin))
     try:
         await course.prepare()
         with frozen_garbage(), guarded(session):
             home.send(READY)
-            session.start = await _told_to_start(reader, session)
-            listener = asyncio.create_task(_listen(reader, session))
+            session.start = await begin
             await course.run(flush)
-            listener.cancel()
         home.send(END, pickle.dumps(course.summary()))
     finally:
+        listener.cancel()
         session.close()
 
 
-async def _told_to_start(reader: asyncio.StreamReader, session: Session) -> int:
-    """The moment to begin (ns); a stop may be told before."""
-    while True:
-        kind, content = await read_frame(reader)
-        if kind == START:
-            return int.from_bytes(content, "little")
-        _obey(kind, session)
-
-
-async def _listen(reader: asyncio.StreamReader, session: Session) -> None:
-    """Stop when told to; vanish when there is nobody left to tell."""
+async def _listen(reader: asyncio.StreamReader, session: Session, begin: asyncio.Future[int]) -> None:
+    """Begin and stop when told to; vanish when there is nobody left to tell."""
     while True:
         try:
-            kind, _ = await read_frame(reader)
+            kind, content = await read_frame(reader)
         except asyncio.IncompleteReadError:
             os._exit(1)
-        _obey(kind, session)
-
-
-def _obey(kind: bytes, session: Session) -> None:
-    if kind == STOP:
-        session.stopping.set()
-    elif kind == ABORT:
-        session.give_up()
+        if kind == START:
+            begin.set_result(int.from_bytes(content, "little"))
+        elif kind == STOP:
+            session.stopping.set()
+        elif kind == ABORT:
+            session.give_up()
 
 
 if __name__ == "__main__":

@@ -475,8 +475,31 @@ def test_a_second_interrupt_ends_a_race_that_still_connects() -> None:
     assert results.elapsed < 10
 
 
-@pytest.mark.parametrize("prepare", [lambda session: Course(session).prepare(), race.warm_up], ids=["VUs", "a race"])
-def test_a_second_interrupt_ends_the_connects_before_the_load(prepare: Callable[[Session], Any]) -> None:
+@pytest.mark.parametrize("asked", [1, 2])
+@pytest.mark.parametrize("twice", [False, True])
+def test_an_interrupt_before_the_load_ends_the_canary_and_is_no_fault_of_the_scenarios(asked: int, twice: bool) -> None:
+    async def interrupting(gate: Gate, ticket: str) -> dict[str, Any]:
+        if len(gate.seen) == asked:
+            os.kill(os.getpid(), signal.SIGINT)
+            if twice:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return await gates.silent(gate, ticket)
+        return await gates.racy(gate, ticket)
+
+    with gates.serving(interrupting, TICKETS) as gate:
+        results = run(job(gate, {**BURST, **ARRIVING}, timeout="60s"))
+    assert results.interrupted
+    assert len(gate.seen) == asked
+    assert outcomes(results, "burst") == outcomes(results, "door") == {}
+    assert results.elapsed < 10
+
+
+@pytest.mark.parametrize(
+    ("prepare", "interrupts"),
+    [(lambda session: Course(session).prepare(), 1), (race.warm_up, 2)],
+    ids=["VUs", "a race"],
+)
+def test_an_interrupt_ends_the_connects_before_the_load(prepare: Callable[[Session], Any], interrupts: int) -> None:
     both = {**ARRIVING, "race": {**RACE["race"], "sync": "single-packet"}}
 
     async def main() -> int:
@@ -486,9 +509,9 @@ def test_a_second_interrupt_ends_the_connects_before_the_load(prepare: Callable[
             preparing = asyncio.ensure_future(prepare(session))
             while not never.connections:
                 await asyncio.sleep(0)
-            session.interrupt()
-            assert not preparing.done()
-            session.interrupt()
+            for _ in range(interrupts):
+                assert not preparing.done()
+                session.interrupt()
             await asyncio.wait_for(preparing, 10)
             session.close()
             return never.connections
