@@ -10,6 +10,7 @@ from typing import Any
 
 from provision.audit import evidence
 from provision.audit.evidence import Case, Snapshot
+from provision.counted import counted
 from provision.load.results import Results
 
 AT_WORK_S = 10.0
@@ -40,7 +41,7 @@ def take(
     enough = 0.0 if results.interrupted else max(patience, 0.0)
     if enough:
         unknown = sum(len(case.unknown) for case in cases.values())
-        say(f"Waiting for the server to end what had no reply, {_number(unknown, 'request')} ({enough:.0f} s at most).")
+        say(f"Waiting for the server to end what had no reply, {counted(unknown, 'request')} ({enough:.0f} s at most).")
     now, waited = _of(whole, cases), 0.0
     for pause in _pauses():
         sleep(pause)
@@ -54,10 +55,6 @@ def take(
             unsettled = late | {ticket for ticket in cases if _of(now, {ticket}) != _of(before, {ticket})}
             break
     return _merged(whole, now, cases, unsettled)
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _pauses() -> Iterator[float]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from provision import bundled, rundir
+from provision.counted import counted
 from provision.errors import ConfigError, Interrupted, LeftBehind, ProvisionError
 from provision.opening import gateway_of, identity, in_schema, open_gateway, open_target, owned, read_manifest, stack_of
 from provision.report import Watcher
@@ -64,9 +65,9 @@ class Teardown:
             error.hint = " ".join(filter(None, [error.hint, *map(str, self.failed[1:])]))
             raise error
         left = {done.run: done.left for done in self.runs if done.left and not done.dry_run}
-        if left:
+        if rows := sum(left.values()):
             raise LeftBehind(
-                f"{sum(left.values())} rows are left of {', '.join(left)}.",
+                f"{counted(rows, 'row')} {'is' if rows == 1 else 'are'} left of {', '.join(left)}.",
                 hint="See the reasons above, mend them, and run the same teardown again.",
             )
 

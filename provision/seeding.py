@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provision import bundled, rundir
+from provision.counted import counted
 from provision.errors import ConfigError
 from provision.opening import (
     gateway_of,
@@ -164,7 +165,7 @@ def _fill(
             rundir.write_text(Path(env), [tickets.env_file(plan, target.url)])
         folder.append(MANIFEST, {"event": "seeded", "tickets": str(out)})
         if gateway.retries:
-            watcher.say(f"{gateway.retries:,} requests had to be sent again.")
+            watcher.say(f"{counted(gateway.retries, 'request')} had to be sent again.")
         _warn_of_unnamed(folder, gateway, watcher)
 
 

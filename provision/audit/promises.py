@@ -10,6 +10,7 @@ from provision.audit import bounds
 from provision.audit.contention import Contention
 from provision.audit.evidence import Case, Evidence, who
 from provision.audit.finding import Finding, Status
+from provision.counted import counted
 from provision.load.results import Record
 
 SHOWN = 5
@@ -42,7 +43,7 @@ def winners(evidence: Evidence) -> Finding | None:
 
 
 def _winners(evidence: Evidence, case: Case) -> str:
-    stored = f"the database holds {case.stored} admission{'s' * (case.stored != 1)}"
+    stored = f"the database holds {counted(case.stored, 'admission')}"
     if len(case.acknowledged) < 2:
         return f": {stored}, the replies acknowledged {len(case.acknowledged)}"
     first, *_, last = sorted(case.acknowledged, key=lambda record: record.first)
@@ -114,7 +115,7 @@ def settled(evidence: Evidence) -> Finding | None:
     if not tickets:
         return None
     text = "Requests that were given up may still be at work on the server, so the database cannot tell what became of"
-    number = f"{len(tickets):,} ticket{'s' * (len(tickets) != 1)}"
+    number = counted(len(tickets), "ticket")
     return Finding("settled", Status.INCONCLUSIVE, f"{text} {number}, first {tickets[0]}.")
 
 

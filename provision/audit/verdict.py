@@ -12,6 +12,7 @@ from provision.audit.evidence import Evidence, Snapshot, gather
 from provision.audit.finding import Finding, Status
 from provision.audit.metrics import Metrics
 from provision.audit.thresholds import Judged, Threshold
+from provision.counted import counted
 from provision.errors import ExitCode
 from provision.load.results import Results
 
@@ -77,7 +78,7 @@ def _promises(evidence: Evidence, contention: Contention, metrics: Metrics, ende
 
 def _all_held(findings: Sequence[Finding], judged: Sequence[Judged]) -> str:
     races = next((f.statement for f in findings if f.promise == "rounds-won"), "")
-    limits = f"{len(judged)} threshold{'s' * (len(judged) != 1)} met. " if judged else ""
+    limits = f"{counted(len(judged), 'threshold')} met. " if judged else ""
     return f"Every promise held. {limits}{races}".strip()
 
 

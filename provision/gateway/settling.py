@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
+from provision.counted import counted
 from provision.errors import ApiError, Refused, TargetError
 from provision.fixtures import fakes, ids
 from provision.fixtures.ids import Range
@@ -130,7 +131,7 @@ def _hint(owned: OwnedTable) -> str:
 def said(attempts: Iterable[Batch], unclear: Sequence[int]) -> str:
     """What is to be said of batches whose rows may be among `unclear`."""
     rows = sum({batch.start: batch.stop - batch.start for batch in attempts}.values())
-    some = f"{len(unclear)} row{'s' * (len(unclear) > 1)}"
+    some = counted(len(unclear), "row")
     return f"the reply to {rows} new rows was lost, and {some} came since that have no mark of a run: {span(unclear)}"
 
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import TimeRemainingColumn as TimeLeft
 from rich.text import Text
 
+from provision.counted import counted
 from provision.report.pace import Pace
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Live:
         task = self._tasks[table]
         self._bars.update(task, completed=done, total=total)
         if done >= total:
-            self._tell(f"  {table}: {done:,} rows", now=True)
+            self._tell(f"  {table}: {counted(done, 'row')}", now=True)
         else:
             speed, left = self._bars.tasks[task].speed, self._bars.tasks[task].time_remaining
             pace = f", {speed:,.0f} rows/s, {left:.0f} s left" if speed and left is not None else ""

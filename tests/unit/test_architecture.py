@@ -9,8 +9,8 @@ import provision
 
 ROOT = Path(provision.__file__).parent
 LAYERS = {
-    "errors": 0, "yamlfile": 1, "target": 1, "rundir": 1, "bundled": 2, "fixtures": 2, "load": 3, "audit": 4,
-    "report": 5, "k6": 5, "gateway": 5, "local": 5, "saved": 6, "fitting": 6, "history": 6, "opening": 6,
+    "errors": 0, "counted": 0, "yamlfile": 1, "target": 1, "rundir": 1, "bundled": 2, "fixtures": 2, "load": 3,
+    "audit": 4, "report": 5, "k6": 5, "gateway": 5, "local": 5, "saved": 6, "fitting": 6, "history": 6, "opening": 6,
     "preparation": 6, "aftermath": 6, "rehearsal": 7, "seeding": 7, "removing": 7, "pipeline": 8,
     "cli_errors": 9, "cli_history": 9, "cli_local": 9, "cli": 10,
 }  # fmt: skip
