@@ -17,7 +17,7 @@ from provision.fixtures import ids
 from provision.fixtures.ids import Id, Range
 from provision.fixtures.manifest import Manifest
 from provision.fixtures.schema import Schema, Table
-from provision.gateway import Filter, Gateway, among, chunks, ownership
+from provision.gateway import Filter, Gateway, Row, among, chunks, ownership
 from provision.gateway.ownership import Doubt
 
 Where = tuple[Filter, ...]
@@ -145,9 +145,11 @@ class Scope:
         key = single.name if single else self.keys.get(child, column)
         wanted = sorted({column, key, *(own.column for own in ours)})
         for where in self._pointing(child, column, part, referenced):
-            for row in self.gateway.select(child, wanted, [*where, *(outside if few else ())], key=key):
-                if not any(self._holds(own, row) for own in ours):
-                    yield Foreign(child, row[key] if key != column else None, column, part.table, row[column])
+            for rows in chunks(self.gateway.select(child, wanted, [*where, *(outside if few else ())], key=key)):
+                held = [(own.column, self._held(own, rows)) for own in ours]
+                for row in rows:
+                    if not any(row[name] in values for name, values in held):
+                        yield Foreign(child, row[key] if key != column else None, column, part.table, row[column])
 
     def _repeated(self, child: str, parent: str) -> tuple[Slice, ...]:
         """The rows of a view that are, while they are there, rows of ours in a table which has the same parent."""
@@ -171,19 +173,17 @@ class Scope:
         for values in chunks(self.values(part, referenced)):
             yield (Filter(column, "in", values),)
 
-    def _holds(self, part: Slice, row: Mapping[str, Any]) -> bool:
-        """Whether a row of a slice's table belongs to it."""
-        value = row[part.column]
-        if value is None:
-            return False
-        if ids.place(part.ranges, value) is not None:
-            return True
+    def _held(self, part: Slice, rows: Iterable[Row]) -> set[Any]:
+        """The values of a slice's column that some rows of its table have and by which they belong to it."""
+        values = {row[part.column] for row in rows} - {None}
+        held = {value for value in values if ids.place(part.ranges, value) is not None}
         for above in part.of:
             key = self.key(above.table)
-            rows = self.gateway.select(above.table, [above.column], [Filter(key, "eq", value)], key=key)
-            if any(self._holds(above, row) for row in rows):
-                return True
-        return False
+            for some in chunks(values - held):
+                there = list(self.gateway.select(above.table, [above.column], [Filter(key, "in", some)], key=key))
+                known = self._held(above, there)
+                held |= {row[key] for row in there if row[above.column] in known}
+        return held
 
     def _keep(self, table: str, blockers: Iterable[Foreign]) -> None:
         """Keep what blockers reference, by its key."""

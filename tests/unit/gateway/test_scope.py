@@ -1,7 +1,8 @@
 """What belongs to a run in tables that are shaped as the app's are: without a key, as views, filled by others."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,40 @@ def test_rows_of_a_keyless_table_by_way_of_another_table_of_the_apps_are_removed
     put(gateway, "logs", {"remark": 3}, {"remark": 3}, {"remark": 4}, {"remark": 99})
     assert accounts(remove(gateway, owned))["logs"] == (3, 3, 0)
     assert list(gateway.rows["logs"].values()) == [{"remark": 99}]
+
+
+class Counting(MemoryGateway):
+    """Counts the reads of each table."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.reads = Counter[str]()
+
+    def select(self, table: str, columns: Sequence[str], where: Sequence[Filter], *, key: str) -> Iterator[Any]:
+        self.reads[table] += 1
+        return super().select(table, columns, where, key=key)
+
+
+def test_rows_by_way_of_a_table_of_the_apps_are_told_from_those_of_others_by_few_requests() -> None:
+    tables = {
+        **TABLES,
+        "remarks": {"id": "bigint! = pk", "scan": "uuid >tickets"},
+        "logs": {"id": "bigint! = pk", "remark": "bigint >remarks", "event_id": "uuid >events"},
+    }
+    gateway = opened(tables, Counting)
+    owned = seed(gateway, written_by_app("remarks: scan", "logs: remark"))
+    gateway.rows["remarks"] = {n: {"id": n, "scan": keys(gateway, "tickets")[n % 13]} for n in range(1_000)}
+    gateway.rows["remarks"][1_000] = {"id": 1_000, "scan": "theirs"}
+    event = keys(gateway, "events")[0]
+    gateway.rows["logs"] = {n: {"id": n, "remark": n % 1_001, "event_id": event} for n in range(2_002)}
+    gateway.rows["logs"][3_000] = {"id": 3_000, "remark": None, "event_id": event}
+    theirs = {1_000, 2_001, 3_000}
+    gateway.reads.clear()
+    assert {row.key for row in removal.survey(gateway, owned).foreign} == theirs
+    assert gateway.reads["remarks"] < 100, "not one for each of 2,000 rows"
+    assert {row.key for row in remove(gateway, owned).foreign} == theirs
+    assert set(gateway.rows["logs"]) == theirs
+    assert set(gateway.rows["remarks"]) == {1_000}
 
 
 def test_a_row_of_others_on_one_without_a_single_key_is_a_sentence_and_nothing_of_that_table_goes() -> None:
