@@ -32,6 +32,7 @@ LOOK = (
     "delete by hand those that you know for the run's; if there are none, and nothing else is left, delete"
     " .provision/{run}"
 )
+WITHOUT_KEY = "give it its old name for the time of the teardown, or delete by hand the run's rows and .provision/{run}"
 OTHERS = "they have numbers of the run, but neither a text of it nor a place among its rows: {keys}"
 
 
@@ -58,11 +59,16 @@ def stand(gateway: Gateway, schema: Schema, manifest: Manifest) -> Standing:
     """What a run owns now, its batches without a reply settled; tables are parents first."""
     standing = Standing()
     for owned in manifest.tables:
-        if owned.trace is None:
-            standing.known[owned.table] = owned.ranges
-        elif owned.table not in schema.tables:
+        table, rows = schema.tables.get(owned.table), sum(part.count for part in owned.ranges)
+        if table is not None and owned.key not in table.columns:
             standing.known[owned.table] = ()
-            standing.missing[owned.table] = sum(part.count for part in owned.ranges)
+            way_on = WITHOUT_KEY.format(run=manifest.run)
+            standing.doubts.append(Doubt(owned.table, rows, f"its key column {owned.key} is gone", way_on))
+        elif owned.trace is None:
+            standing.known[owned.table] = owned.ranges
+        elif table is None:
+            standing.known[owned.table] = ()
+            standing.missing[owned.table] = rows
         else:
             _stand(gateway, schema, manifest, owned, standing)
     standing.doubts += _hanging(gateway, schema, manifest, standing.known)

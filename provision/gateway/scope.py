@@ -234,9 +234,10 @@ def open_scope(gateway: Gateway, manifest: Manifest) -> Scope:
     schema = gateway.schema()
     standing = ownership.stand(gateway, schema, manifest)
     keys = {name: table.key.name for name, table in schema.tables.items() if table.key}
-    keys |= {owned.table: owned.key for owned in manifest.tables}
+    there = [o for o in manifest.tables if o.table in schema.tables and o.key in schema.tables[o.table].columns]
+    keys |= {owned.table: owned.key for owned in there}
     slices: dict[str, tuple[Slice, ...]] = {
-        owned.table: (Slice(owned.table, owned.key, standing.known[owned.table]),) for owned in manifest.tables
+        owned.table: (Slice(owned.table, owned.key, standing.known[owned.table]),) for owned in there
     }
     entries = list(manifest.written_by_app)
     while entries:

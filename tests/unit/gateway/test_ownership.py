@@ -407,6 +407,24 @@ def test_a_table_or_a_column_that_is_gone_does_not_stop_the_teardown_of_the_rest
     assert not any(gateway.rows.values())
 
 
+def test_a_table_whose_key_was_renamed_is_named_and_goes_when_it_has_its_old_name() -> None:
+    gateway = opened(Strict)
+    mine, _ = seed(gateway)
+    before, schema = deepcopy(gateway.rows), gateway._schema
+    tables = {name: dict(columns) for name, columns in TABLES.items()}
+    tables["tickets"] = {"number" if name == "id" else name: kind for name, kind in tables["tickets"].items()}
+    tables["seats"]["ticket_id"] = "bigint"
+    gateway._schema = from_openapi(schemas.openapi(tables))
+    for row in gateway.rows["tickets"].values():
+        row["number"] = row.pop("id")
+    left = {account.table: account.why for account in removal.remove(gateway, mine, ignore).accounts if account.left}
+    assert set(left) == {"events", "tickets", "seats"}, "seats are known by their tickets alone"
+    assert "its key column id is gone; give it its old name" in left["tickets"]
+    gateway.rows, gateway._schema = before, schema
+    assert not any(account.left for account in removal.remove(gateway, mine, ignore).accounts)
+    assert not any(gateway.rows.values())
+
+
 def test_what_is_gone_beside_rows_that_nothing_proves_any_more_is_no_error() -> None:
     gateway = opened(Strict)
     mine, _ = seed(gateway)
