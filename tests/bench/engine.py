@@ -141,7 +141,7 @@ class Bench:
                 for vus in (10, 100):
                     ca_file = str(self.authority.file) if scheme == "TLS" else None
                     load = Load(url, ca_file, self.seconds, vus, folder=str(self.folder))
-                    names = ["provision", "k6", "wrk", "locust", "httpx"]
+                    names = ["provision", "k6", "k6_scan", "wrk", "bare", "locust", "httpx"]
                     found: dict[str, list[Told]] = {name: [] for name in names}
                     for _ in range(self.rounds):
                         for name in names:

@@ -45,6 +45,16 @@ def finding(history: History, promise: str) -> Finding:
     return next(f for f in verdict(history).findings if f.promise == promise)
 
 
+def grown(work: Callable[[], object]) -> float:
+    """The bytes that some work takes at most, for each of 5,000 requests."""
+    tracemalloc.start()
+    kept = work()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    del kept
+    return most / 5_000
+
+
 def test_a_run_in_which_all_held_passes_with_the_statement_that_it_earns() -> None:
     judged = verdict(good(), ("scan_duration", "p(95)<200"))
     assert (judged.status, judged.exit_code) == (Status.PASS, ExitCode.PASS)
@@ -573,17 +583,22 @@ def test_judging_keeps_no_record_for_each_request(tmp_path: Path) -> None:
         history.admit(ticket)
     run = report(history, tmp_path)
 
-    def grown(work: Callable[[], object]) -> float:
-        tracemalloc.start()
-        kept = work()
-        most = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        del kept
-        return most / 5_000
-
     assert grown(lambda: gather(run.results, run.snapshot)) < 420
     assert grown(lambda: timeline(run.results, 1.0)) < 100
     assert grown(lambda: distribution(run.results, run.verdict.metrics)) < 20
+
+
+@pytest.mark.parametrize("outcome", ["admitted", "unknown"])
+@pytest.mark.parametrize("promise", ["winners", "first-scan-wins"])
+def test_a_ticket_that_is_used_again_and_again_takes_little_memory_a_request(outcome: str, promise: str) -> None:
+    history = History(changes={"promise": promise})
+    for _ in range(5_000):
+        history.ask(outcome, 0)
+    results = history.results()
+    assert grown(lambda: gather(results, history.snapshot())) < 30
+    case = gather(results, history.snapshot()).cases["ticket-0"]
+    assert len(case.heard) + len(case.unheard) == 5_000
+    assert [record.last for record in (*case.acknowledged, *case.unknown)] == [r.last for r in history.records]
 
 
 def test_a_saved_run_is_judged_the_same_again() -> None:
