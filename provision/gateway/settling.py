@@ -19,7 +19,7 @@ from provision.errors import ApiError, Refused, TargetError
 from provision.fixtures import fakes, ids
 from provision.fixtures.ids import Range
 from provision.fixtures.manifest import Batch, OwnedTable
-from provision.gateway import FEWEST, Filter, Gateway, Row, among, text_chunks
+from provision.gateway import FEWEST, BatchTooLarge, Filter, Gateway, Row, among, text_chunks
 
 Above = Mapping[str, Sequence[Range]]
 """The columns of a table that hold keys of rows of ours, each with those keys."""
@@ -98,8 +98,9 @@ def find(
     it cannot be known, or where it was not one of them as a whole."""
     left = traces(gateway, run, owned, attempts, above)
     found, sizes = left.texts(), {batch.stop - batch.start for batch in attempts}
-    if not found and len(whole := left.whole(_telling(owned, sizes, fewest))) == 1 and len(whole[0]) in sizes:
-        return whole[0]
+    told = left.whole(_telling(owned, sizes, FEWEST if None in left.hanging else fewest))
+    if not found and len(told) == 1 and len(told[0]) in sizes:
+        return told[0]
     ordinals = [n for n in sorted(left.marked) for _ in left.marked[n]]
     first = attempts[0].start
     if found and (len(found) not in sizes or ordinals != list(range(first, first + len(found)))):
@@ -240,6 +241,8 @@ def _read(gateway: Gateway, owned: OwnedTable, columns: Sequence[str], where: Se
     try:
         rows = gateway.select(owned.table, [*columns, TRANSACTION], where, key=owned.key)
         first = next(rows, None)
+    except BatchTooLarge:
+        raise
     except (ApiError, Refused):
         yield from gateway.select(owned.table, columns, where, key=owned.key)
         return

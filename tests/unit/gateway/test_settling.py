@@ -303,6 +303,23 @@ def test_rows_of_a_view_are_found_by_their_number_alone() -> None:
     assert not any(gateway.rows.values())
 
 
+def test_a_few_rewritten_rows_of_a_view_are_not_taken_by_their_number_alone() -> None:
+    gateway = Viewed({("tickets", 1): "lost"}, hashed)
+    with pytest.raises(TargetError, match="the reply to 4 new rows was lost, and 4 rows came since"):
+        seed(gateway, 3)
+
+
+def test_a_read_that_takes_too_long_is_no_view() -> None:
+    class Slow(Faulty):
+        def select(self, table: str, columns: Sequence[str], where: Sequence[Filter], *, key: str) -> Iterator[Row]:
+            if settling.TRANSACTION in columns:
+                raise BatchTooLarge("canceling statement due to statement timeout", sqlstate="57014", status=500)
+            yield from super().select(table, columns, where, key=key)
+
+    with pytest.raises(BatchTooLarge):
+        left(gateway := Slow({("tickets", 1): "killed"}, hashed), seed(gateway))
+
+
 def test_rows_of_one_transaction_are_told_from_one_that_came_beside_them() -> None:
     gateway = Faulty({("seats", 1): "lost, and one more came"})
     lines = seed(gateway)
