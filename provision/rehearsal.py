@@ -17,7 +17,7 @@ from provision.audit.evidence import Snapshot
 from provision.audit.finding import Status
 from provision.audit.metrics import Metrics
 from provision.audit.verdict import Verdict
-from provision.errors import Refused, ScenarioError, TicketsError, Unreachable
+from provision.errors import Interrupted, Refused, ScenarioError, TicketsError, Unreachable
 from provision.fixtures import ids, manifest
 from provision.fixtures.manifest import OwnedTable
 from provision.fixtures.schema import Schema
@@ -125,6 +125,8 @@ def preflight(wanted: Wanted, target: Target, gateway: Gateway, watcher: Watcher
     job = _job(replace(wanted, scenario=bare), target, [dict(ticket) for ticket in wanted.tickets.fields], schema)
     _own_entries(wanted, schema, watcher)
     results = engine.run(job, BytesIO(), watch=lambda _: None, check_canary=check_canary)
+    if results.interrupted:
+        raise Interrupted("Interrupted before the canary was judged.")
     snapshot = truth.take(gateway, schema, wanted.scenario.truth, wanted.ids)
     broken = [f for f in verdict.judge(results, snapshot, ()).findings if f.status is Status.FAIL]
     if broken:

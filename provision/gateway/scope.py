@@ -209,7 +209,8 @@ class Scope:
             for column in self.schema.tables[table].columns.values()
             if column.references
         }
-        columns |= {c: (p, self.keys[p]) for (t, c), p in self.parents.items() if t == table and c not in columns}
+        named = {c: p for (t, c), p in self.parents.items() if t == table and c not in columns and p in self.slices}
+        columns |= {c: (p, self.keys[p]) for c, p in named.items()}
         above = {c: ref for c, ref in columns.items() if ref[0] in self.slices and ref[0] != table}
         key = self.keys[table]
         for chunk in chunks(self.kept[table] if above else ()):
@@ -276,4 +277,5 @@ def _children_first(schema: Schema, slices: Mapping[str, Any], manifest: Manifes
         return list(TopologicalSorter(graph).static_order())
     except CycleError:  # by columns that the app fills later: the order of the plan is as good as any
         app = [entry.table for entry in manifest.written_by_app]
-        return list(dict.fromkeys([*reversed(app), *(owned.table for owned in reversed(manifest.tables))]))
+        last = dict.fromkeys([*reversed(app), *(owned.table for owned in reversed(manifest.tables))])
+        return [table for table in last if table in graph]

@@ -269,7 +269,7 @@ class _Adding:
         for start, parts in before.told:
             self.ids.record(start, [number for part in parts for number in range(part.first, part.high + 1)])
         for start in dict.fromkeys(batch.start for batch in before.unsettled):
-            if not self.ids.known(start) and (found := self._find(start, FEWEST)):
+            if not self.ids.known(start) and (found := self._find(start)):
                 self._record(start, found)
 
     def add(self, span: Span) -> None:
@@ -329,10 +329,10 @@ class _Adding:
             self._announce(batch)
         return [{self.table.key: number} for number in found]
 
-    def _find(self, start: int, fewest: int = settling.AT_ONCE) -> list[int]:
+    def _find(self, start: int) -> list[int]:
         """The ids of the rows that an attempt without a reply wrote of the batch that starts there."""
         attempts = [batch for batch in self.unanswered if batch.start == start]
-        return settling.find(self.gateway, self.plan.run, self._owned(), attempts, self.above, fewest)
+        return settling.find(self.gateway, self.plan.run, self._owned(), attempts, self.above)
 
     def _owned(self) -> OwnedTable:
         """What is known of the table by now."""

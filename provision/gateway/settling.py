@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from itertools import chain
+from operator import or_
 from typing import NamedTuple
 
 from provision.counted import counted
@@ -25,8 +27,6 @@ Above = Mapping[str, Sequence[Range]]
 """The columns of a table that hold keys of rows of ours, each with those keys."""
 TRANSACTION = "xmin"
 """PostgreSQL's own column of every row in a table (not of a view): the transaction that wrote the row as it is."""
-AT_ONCE = 2
-"""So many rows of one transaction, moments after a batch of as many was sent, are that batch."""
 
 
 class Settled(NamedTuple):
@@ -56,24 +56,28 @@ class Traces(NamedTuple):
         """The keys of the new rows without such a text, in order."""
         return sorted([*chain.from_iterable(self.hanging.values()), *self.bare])
 
-    def whole(self, sizes: Iterable[int]) -> list[list[int]]:
-        """The keys of the new rows that are, by their number, nobody's but those of attempts that sent so many rows
-        each, attempt by attempt."""
-        attempts, sums = Counter(sizes), 1
-        for rows in attempts.elements():
-            sums |= sums << rows
-        alike = Counter(len(keys) for keys in self.hanging.values())
-        return [
+    def whole(self, batches: Collection[Collection[int]]) -> list[list[int]]:
+        """The keys of the new rows that are, by their number, nobody's but those of batches of which each sent one of
+        so many rows, batch by batch; none where more rows came so than batches were sent."""
+        alike, wanted, sums = Counter(map(len, self.hanging.values())), Counter(chain.from_iterable(batches)), 1
+        for sizes in batches:
+            sums = reduce(or_, (sums << rows for rows in sizes), sums)
+        found = [
             sorted(keys)
             for transaction, keys in self.hanging.items()
-            if (alike[len(keys)] <= attempts[len(keys)] if transaction is not None else sums >> len(keys) & 1)
+            if (alike[len(keys)] <= wanted[len(keys)] if transaction is not None else sums >> len(keys) & 1)
         ]
+        return found if len(found) <= len(batches) else []
 
-    def beside(self, sizes: Iterable[int]) -> int:
-        """How many new rows, with a text of the run or without one, such attempts may have written."""
-        attempts = set(sizes)
-        may = (len(keys) for transaction, keys in self.hanging.items() if transaction is None or len(keys) in attempts)
-        return len(self.texts()) + sum(may)
+    def beside(self, attempts: Iterable[int]) -> int:
+        """How many new rows, with a text of the run or without one, attempts that sent so many rows may have written;
+        a trigger may have hidden that one transaction did."""
+        hanging = sum(map(len, self.hanging.values()))
+        return len(self.texts()) + (hanging if hanging >= min(attempts) else 0)
+
+
+Sizes = Mapping[int, Collection[int]]
+"""By their first rows batches of which some attempt may have been applied: how many rows their attempts sent."""
 
 
 def settle(gateway: Gateway, run: str, owned: OwnedTable, above: Above) -> Settled:
@@ -82,27 +86,23 @@ def settle(gateway: Gateway, run: str, owned: OwnedTable, above: Above) -> Settl
         return Settled(owned.ranges, (), "")
     left = traces(gateway, run, owned, owned.unsettled, above)
     lost, again = _sizes(owned, left)
-    whole = left.whole([*_telling(owned, lost, FEWEST), *(rows for rows in again if rows >= FEWEST)])
+    whole = _told(owned, left, lost, again)
     found, unclear = [*left.texts(), *chain.from_iterable(whole)], left.rest()
-    if whole or not (lost or (_has_text(owned) and again and len(unclear) >= min(again))):
+    doubles = _has_text(owned) and again and len(unclear) >= min(chain.from_iterable(again.values()))
+    if whole or not (lost or doubles):
         unclear = []  # nothing is missing, and rows that hang on ours are seen by the teardown
     known = ids.ranges([*_each(owned.ranges), *found]) if found else owned.ranges
     return Settled(known, tuple(unclear), said(left.unsettled, unclear) if unclear else "")
 
 
-def find(
-    gateway: Gateway, run: str, owned: OwnedTable, attempts: Sequence[Batch], above: Above, fewest: int
-) -> list[int]:
+def find(gateway: Gateway, run: str, owned: OwnedTable, attempts: Sequence[Batch], above: Above) -> list[int]:
     """The keys of the rows that one of some attempts at a batch wrote, in the order in which they were sent; none if
-    none was applied. That they are `fewest` in one transaction tells them where no text does. Raises TargetError where
-    it cannot be known, or where it was not one of them as a whole."""
+    none was applied. Raises TargetError where it cannot be known, or where it was not one of them as a whole."""
     left = traces(gateway, run, owned, attempts, above)
-    found, sizes = left.texts(), {batch.stop - batch.start for batch in attempts}
-    told = left.whole(_telling(owned, sizes, FEWEST if None in left.hanging else fewest))
-    if not found and len(told) == 1 and len(told[0]) in sizes:
-        return told[0]
+    found, first, sizes = left.texts(), attempts[0].start, {batch.stop - batch.start for batch in attempts}
+    if not found and (whole := _told(owned, left, {first: sizes}, {})):
+        return whole[0]
     ordinals = [n for n in sorted(left.marked) for _ in left.marked[n]]
-    first = attempts[0].start
     if found and (len(found) not in sizes or ordinals != list(range(first, first + len(found)))):
         raise TargetError(
             f"{owned.table}: {max(sizes)} rows were written, but {len(found)} are there.",
@@ -113,9 +113,15 @@ def find(
     return found
 
 
-def _telling(owned: OwnedTable, sizes: Iterable[int], fewest: int) -> list[int]:
-    """How many rows batches have that can be told by their number: where nothing else could tell them, however few."""
-    return [rows for rows in sizes if rows >= fewest or not _has_text(owned)]
+def _told(owned: OwnedTable, left: Traces, lost: Sizes, again: Sizes) -> list[list[int]]:
+    """The keys of the rows that their number tells; where nothing else could tell a missing batch, it may be small if
+    nothing else came."""
+    many = [[rows for rows in sizes if rows >= FEWEST] for sizes in (*lost.values(), *again.values())]
+    whole = left.whole(list(filter(None, many)))
+    if not whole and not _has_text(owned) and len(left.hanging) == 1:
+        [keys] = left.hanging.values()
+        return [sorted(keys)] if len(keys) in chain.from_iterable(lost.values()) else []
+    return whole
 
 
 def _hint(owned: OwnedTable) -> str:
@@ -179,19 +185,20 @@ def _found(batch: Batch, seen: Mapping[int, object]) -> int:
     return sum(n in seen for n in range(batch.start, batch.stop))
 
 
-def _sizes(owned: OwnedTable, left: Traces) -> tuple[list[int], list[int]]:
-    """How many rows each attempt that is not settled may have left: of batches without ids, and of those whose ids
-    another attempt told."""
+def _sizes(owned: OwnedTable, left: Traces) -> tuple[Sizes, Sizes]:
+    """How many rows the attempts at the batches that are not settled may have left: at batches without ids, and at
+    those whose ids another attempt told."""
     told = {start: sum(part.count for part in parts) for start, parts in owned.told}
-    lost: list[int] = []
-    again: list[int] = []
+    lost: dict[int, set[int]] = {}
+    again: dict[int, set[int]] = {}
     answered = set[int]()
     for batch in left.unsettled:
         rows = batch.stop - batch.start
         if told.get(batch.start) == rows and batch.start not in answered:
             answered.add(batch.start)
         else:
-            (again if batch.start in told else lost).append(rows - _found(batch, left.marked))
+            sizes = again if batch.start in told else lost
+            sizes.setdefault(batch.start, set()).add(rows - _found(batch, left.marked))
     return lost, again
 
 

@@ -116,7 +116,7 @@ class SupabaseGateway:
             data: Any = query.execute().data
             return list(data)
 
-        return self._call(f"insert into {table}", write, divisible=len(rows) >= PARTED)
+        return self._call(f"insert into {table}", write, divisible=len(rows) > 1, patient=len(rows) < PARTED)
 
     def count(self, table: str, where: Sequence[Filter]) -> int:
         def read() -> int:
@@ -162,9 +162,9 @@ class SupabaseGateway:
 
         return self._call(f"delete from {table}", remove, divisible=not _is_single(where))
 
-    def _call(self, what: str, action: Callable[[], T], *, divisible: bool = False) -> T:
+    def _call(self, what: str, action: Callable[[], T], *, divisible: bool = False, patient: bool = False) -> T:
         """Run one request under the retry policy, its errors mapped; one that is not `divisible` into smaller ones is
-        tried again when it took too long."""
+        tried again when it was too large, a `patient` one when it took too long."""
 
         def attempt() -> T:
             self._latest.response = None
@@ -172,7 +172,7 @@ class SupabaseGateway:
                 return action()
             except APIError as error:
                 meant = classify(what, error, self._latest.response)
-                if isinstance(meant, BatchTooLarge) and not divisible:
+                if isinstance(meant, BatchTooLarge) and (not divisible or (patient and meant.sqlstate == "57014")):
                     meant = Transient(str(meant), meant)
                 raise meant from None
             except httpx.HTTPError as error:

@@ -212,6 +212,24 @@ def test_rows_whose_key_the_database_makes_come_back_with_it_in_their_order(gate
         gateway.delete("events", [Filter("id", "eq", event["id"])])
 
 
+@pytest.mark.parametrize(("rows", "sent"), [(2, 3), (19, 3), (20, 1)])
+def test_few_rows_with_ids_of_the_databases_are_tried_again_before_they_are_parted(
+    stack: Stack, rows: int, sent: int
+) -> None:
+    name = f"contract-{uuid4().hex}"
+    with Proxy(stack.url, lambda number: "57014" if number < 2 else None) as proxy:
+        real = SupabaseGateway(Target(proxy.address, Secret(stack.secret_key)), notify=NO_WAIT, sleep=NO_WAIT)
+        with closing(real):
+            try:
+                written = len(real.add("staff", staff(name, rows), columns=["id", "display_name"], look=lambda: ()))
+            except BatchTooLarge:
+                written = 0
+            assert (written, proxy.requests) == (rows if sent == 3 else 0, sent)
+        proxy.quiet()
+    with closing(SupabaseGateway(Target(stack.url, Secret(stack.secret_key)), notify=NO_WAIT)) as direct:
+        assert direct.delete("staff", within("id", IdRange(name, 0, 0, rows))) == written
+
+
 def test_a_single_row_that_took_too_long_once_is_tried_again_and_several_are_handed_back(stack: Stack) -> None:
     faults = ["57014", None, "57014", "57014", None]
     name = f"contract-{uuid4().hex}"

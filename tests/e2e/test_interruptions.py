@@ -146,3 +146,17 @@ def test_a_killed_seed_goes_on_to_exactly_the_planned_rows(moment: str, place: P
     again = place.run("seed", "--run", place.runs()[0])
     assert again.code == 104, again
     assert "was torn down" in again.err
+
+
+def test_a_check_that_is_stopped_at_its_canary_says_so_and_leaves_nothing(place: Place, database: Database) -> None:
+    before = database.rows()
+    with _blocked(database), place.start("check") as process:
+        until(lambda: _waits(database, "scan_ticket_atomic"), "a canary that waits")
+        for number in STOPS:  # the second gives up what is in flight
+            process.send_signal(number)
+        done = place.end(process)
+    assert done.code == 105, done
+    assert "ready" not in done.out
+    torn = place.run("teardown")
+    assert torn.code == 0, torn
+    assert database.rows() == before

@@ -163,6 +163,45 @@ def test_a_row_of_others_on_one_without_a_single_key_is_a_sentence_and_nothing_o
     assert (len(gateway.rows["scans"]), len(gateway.rows["tickets"])) == (2, 13)
 
 
+# -- tables that have changed since
+
+
+CYCLE = {
+    **TABLES,
+    "events": {"id": "uuid! = pk", "name": "text!", "first_ticket": "uuid >tickets"},
+    "extras": {"id": "uuid! = pk", "name": "text!"},
+}
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_a_table_that_changed_beside_a_cycle_of_others_does_not_stop_the_teardown(dropped: bool) -> None:
+    gateway = opened(CYCLE)
+    owned = seed(gateway, RECIPE.replace("tables:", "tables:\n  extras: {values: {name: 'X {run}-{n}'}}"))
+    if dropped:
+        gateway._schema = from_openapi(schemas.openapi({n: t for n, t in CYCLE.items() if n != "extras"}))
+        del gateway.rows["extras"]
+    else:
+        gateway._schema = from_openapi(schemas.openapi({**CYCLE, "extras": {"number": "uuid! pk", "name": "text!"}}))
+    done = accounts(remove(gateway, owned))
+    assert (done["tickets"], done["events"]) == ((13, 13, 0), (1, 1, 0))
+    assert done.get("extras") == (None if dropped else (1, 0, 1))
+
+
+@pytest.mark.parametrize("events", [None, {"id": "text! pk", "name": "text! pk"}, {"a": "uuid! pk", "b": "text! pk"}])
+def test_a_parent_that_changed_does_not_stop_what_a_row_of_others_keeps(events: dict[str, str] | None) -> None:
+    tables = {**TABLES, "remarks": {"id": "bigint! = pk", "scan": "uuid >tickets"}}
+    gateway = opened(tables)
+    owned = seed(gateway)
+    kept = keys(gateway, "tickets")[0]
+    gateway.rows["remarks"][1] = {"id": 1, "scan": kept}
+    changed = {**tables, "tickets": {**tables["tickets"], "event_id": "uuid!"}, "events": events or {}}
+    if events is None:
+        del changed["events"], gateway.rows["events"]
+    gateway._schema = from_openapi(schemas.openapi(changed))
+    assert accounts(remove(gateway, owned))["tickets"] == (13, 12, 1)
+    assert list(gateway.rows["tickets"]) == [kept]
+
+
 # -- views
 
 

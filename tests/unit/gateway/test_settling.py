@@ -303,12 +303,6 @@ def test_rows_of_a_view_are_found_by_their_number_alone() -> None:
     assert not any(gateway.rows.values())
 
 
-def test_a_few_rewritten_rows_of_a_view_are_not_taken_by_their_number_alone() -> None:
-    gateway = Viewed({("tickets", 1): "lost"}, hashed)
-    with pytest.raises(TargetError, match="the reply to 4 new rows was lost, and 4 rows came since"):
-        seed(gateway, 3)
-
-
 def test_a_read_that_takes_too_long_is_no_view() -> None:
     class Slow(Faulty):
         def select(self, table: str, columns: Sequence[str], where: Sequence[Filter], *, key: str) -> Iterator[Row]:
@@ -356,12 +350,50 @@ def test_of_two_transactions_with_as_many_rows_as_were_sent_none_is_taken_for_ou
     assert len(gateway.rows["tickets"]) == 26
 
 
-def test_a_few_rewritten_rows_are_found_moments_after_the_reply_to_them_was_lost() -> None:
-    gateway = Faulty({("tickets", 1): "lost"}, hashed)
-    lines = seed(gateway, 3)
-    assert len(gateway.rows["tickets"]) == len(gateway.rows["seats"]) == 4
-    assert not left(gateway, lines)
-    assert not any(gateway.rows.values())
+def test_a_few_rows_that_others_attach_while_a_reply_is_lost_are_not_taken_for_the_batch() -> None:
+    class Meanwhile(Faulty):
+        def add(self, table: str, rows: Sequence[Row], *, columns: Sequence[str], look: Look) -> Sequence[Row]:
+            if table == "tickets" and not self.rows["tickets"]:
+                attach(self, 2)
+                return look()
+            return super().add(table, rows, columns=columns, look=look)
+
+    gateway = Meanwhile({})
+    lines: Lines = [manifest.announce(planned(gateway, 1), created="", target="", schema="public", versions={})]
+    with pytest.raises(TargetError, match="the reply to 2 new rows was lost, and 2 rows came since"):
+        seeding.fill(gateway, planned(gateway, 1), lines.append, lambda *_: None)
+    assert left(gateway, lines)
+    assert set(gateway.rows["tickets"]) == {9_000, 9_001}
+
+
+@pytest.mark.parametrize(("tickets", "theirs"), [(3, [1, 1]), (3, [4, 4]), (3, [1, 4]), (12, [13, 13]), (12, [26])])
+def test_of_many_attempts_at_a_batch_one_was_applied_at_most(tickets: int, theirs: list[int]) -> None:
+    gateway = Faulty({("seats", 1): "killed before"})
+    lines = seed(gateway, tickets)
+    lines += [line for line in lines if line["event"] == "batch" and line["table"] == "seats"] * 5
+    first = min(gateway.rows["tickets"])
+    for number, rows in enumerate(theirs, 1):
+        attached = [{"id": 9_000 + 100 * number + n, "ticket_id": first, "place": 1} for n in range(rows)]
+        MemoryGateway.insert(gateway, "seats", attached, key="id")
+    assert f"{sum(theirs)} rows came since" in left(gateway, lines)["seats"]
+    assert len(gateway.rows["seats"]) == sum(theirs)
+
+
+@pytest.mark.parametrize(("fault", "left_over"), [("late", 26), ("killed", 13)])
+def test_a_trigger_that_hides_the_transaction_hides_no_double(fault: str, left_over: int) -> None:
+    class Nested(Faulty):
+        """Updates each row in a subtransaction of its own, whose number is then the row's."""
+
+        def insert(self, table: str, rows: Sequence[Row], *, key: str) -> None:
+            for row in rows:
+                super().insert(table, [row], key=key)
+
+    gateway = Nested({("tickets", 1): fault}, hashed)
+    lines: Lines = [manifest.announce(planned(gateway), created="", target="", schema="public", versions={})]
+    with pytest.raises((TargetError, KeyboardInterrupt)):
+        seeding.fill(gateway, planned(gateway), lines.append, lambda *_: None)
+    assert len(gateway.rows["tickets"]) == left_over
+    assert left(gateway, lines)
 
 
 @pytest.mark.parametrize("fault", ["lost", "killed"])
