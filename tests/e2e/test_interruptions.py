@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from commands import Database, Place, until
@@ -150,10 +150,13 @@ def test_a_killed_seed_goes_on_to_exactly_the_planned_rows(moment: str, place: P
 
 def test_a_check_that_is_stopped_at_its_canary_says_so_and_leaves_nothing(place: Place, database: Database) -> None:
     before = database.rows()
-    with _blocked(database), place.start("check") as process:
+    lock = ExitStack()
+    lock.enter_context(_blocked(database))
+    with lock, place.start("check") as process:
         until(lambda: _waits(database, "scan_ticket_atomic"), "a canary that waits")
         for number in STOPS:  # the second gives up what is in flight
             process.send_signal(number)
+        lock.close()
         done = place.end(process)
     assert done.code == 105, done
     assert "ready" not in done.out
