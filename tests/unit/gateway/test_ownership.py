@@ -16,7 +16,7 @@ from provision.fixtures import manifest, plan, recipe
 from provision.fixtures.manifest import Manifest
 from provision.fixtures.plan import Plan
 from provision.fixtures.schema import from_openapi
-from provision.gateway import Filter, Look, Row, ownership, removal, seeding
+from provision.gateway import Filter, Look, Row, adding, ownership, removal, seeding
 from provision.gateway.memory import MemoryGateway
 
 TABLES = {
@@ -201,7 +201,7 @@ def test_what_the_app_changed_and_what_triggers_rewrote_is_still_ours(kind: type
 def test_a_manifest_keeps_digests_only_of_texts_that_the_database_changed() -> None:
     gateway = opened(Hashing)
     mine, lines = seed(gateway, tickets=1_200)
-    assert 0 < len(mine.table("tickets").stored) <= 3 * 2 * seeding.WITNESSES
+    assert 0 < len(mine.table("tickets").stored) <= 3 * 2 * adding.WITNESSES
     assert not any(row["code"] in json.dumps(lines) for row in gateway.rows["tickets"].values())
     plain, _ = seed(opened())
     assert not any(table.stored for table in plain.tables)
