@@ -147,6 +147,8 @@ def detection(save: Save, known: list[Row], runs: int, rounds: int, correct_roun
     `known` with as many runs are not tried again."""
     every = sorted(local.gates().values(), key=lambda gate: (not gate.broken, gate.name))
     wanted = [gate for gate in every if not gates or gate.name in gates]
+    if unknown := set(gates) - {gate.name for gate in every}:
+        raise SystemExit(f"no such gate: {', '.join(sorted(unknown))}; `provision local gates` lists them")
     kept = {row["gate"]: row for row in known if row["runs"] == runs}
     print("| gate | | judged right | rounds | slowest | found by k6 |\n|---|---|---|---|---|---|")
     with _stack():
